@@ -1,0 +1,586 @@
+"""`BaseTrainer`: the loop and its hook points. It knows nothing of segmentation."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.batch_loader import Batches, as_batches
+from framework.checkpoint import newest_checkpoint, save_checkpoint
+from framework.device import choose_device, execution_for, memory_format_for, to_device
+from framework.errors import CheckpointError, FoldwiseError
+from framework.experiment import Experiment, find_plans
+from framework.extensions import location_of
+from framework.history import History
+from framework.hook import Hook, TrainerPoints, check_hook, check_points, dispatch_table
+from framework.optimizers import build_optimizer
+from framework.parameter_update import ParameterUpdate
+from framework.randomness import seed_libraries
+from framework.roots import dataset_name
+from framework.run_folder import RunFolder
+from framework.schedules import build_schedule
+from framework.training_settings import TrainingSettings
+
+Outputs = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """How far a training has come. A step is one batch; an iteration is one update, of one or more steps."""
+
+    epochs_completed: int = 0
+    phase: str = "between epochs"
+    steps_completed: int = 0
+    validation_steps_completed: int = 0
+    validation_epochs_completed: int = 0
+    finished: bool = False
+
+
+class BaseTrainer(TrainerPoints, ABC):
+    """Repeat a fixed number of iterations per epoch, and announce what happens.
+
+    Subclass it to say what is computed: `build_network`, `build_batches` and `compute_losses` are enough;
+    every other ``build_*``, `train_step` and `validation_step` can be replaced one by one. Attach a `Hook`,
+    or override an ``on_*`` method, to act around it. All default behaviour is in hooks (`default_hooks`).
+
+    Args:
+        settings: the numbers of the training.
+        run_folder: where checkpoints, history and logs go; None writes nothing.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        hooks: attached after the default ones and those named in `settings`.
+        experiment: the record of plans, dataset and fold; trainers that need none run without.
+    """
+
+    monitor = "val_loss"
+    """Column of the history that decides which checkpoint is the best, and when to stop early."""
+    monitor_mode = "min"
+
+    def __init__(
+        self,
+        settings: TrainingSettings | None = None,
+        *,
+        run_folder: RunFolder | Path | str | None = None,
+        device: str | torch.device = "auto",
+        hooks: Iterable[Hook] = (),
+        experiment: Experiment | None = None,
+    ) -> None:
+        self.settings = settings or TrainingSettings()
+        self.run_folder = RunFolder(run_folder) if isinstance(run_folder, (str, Path)) else run_folder
+        self.device = choose_device(device)
+        self.execution = execution_for(self.settings, self.device)
+        self.experiment = experiment
+        self.progress = Progress()
+        self.history = History()
+        self.stop_reason: str | None = None
+        self.interrupted = False
+        self.requested_checkpoints: set[str] = set()
+        self.data_wait_seconds = 0.0
+        self.report: Callable[[str], None] = print
+        self._validation_requested = False
+        self._is_set_up = False
+        self._train_outputs: list[Outputs] = []
+        self._validation_outputs: list[Outputs] = []
+        self._hooks: list[Hook] = []
+        self._dispatch: dict[str, tuple[Callable[..., None], ...]] = {}
+        check_points(type(self).__name__, self, leading_arguments=())
+        self.attach(*self.default_hooks(), *_hooks_from_settings(self.settings), *hooks)
+
+    # ---------------------------------------------------------------- the loop
+
+    def run_training(self) -> None:
+        """Train until `settings.num_epochs` epochs are completed or somebody requests a stop.
+
+        Order of calls:
+
+            on_train_start
+              on_epoch_start
+                on_train_epoch_start
+                  on_step_start -> train_step [on_forward, on_loss, on_backward, on_update] -> on_step_end
+                on_train_epoch_end
+                on_validation_epoch_start
+                  validation_step
+                on_validation_epoch_end
+              on_epoch_end
+              on_checkpoint
+            on_train_end
+            on_teardown
+
+        A resumed run continues at the step where it was left; points that were announced before are not
+        repeated, apart from on_train_start. on_exception comes where something is raised.
+        """
+        try:
+            self.setup()
+            self._announce("on_train_start")
+            while not self._is_complete():
+                self._run_epoch()
+                if self._is_left_now():
+                    return
+            self.progress.finished = True
+            self._announce("on_train_end")
+        except BaseException as error:
+            self._announce_exception(error)
+            raise
+        finally:
+            self._tear_down()
+
+    def _run_epoch(self) -> None:
+        progress = self.progress
+        if progress.phase == "between epochs":
+            self._begin_epoch()
+            self._announce("on_epoch_start")
+            self._announce("on_train_epoch_start")
+            progress.phase = "training"
+        if progress.phase == "training":
+            self.network.train()
+            while progress.steps_completed < self.steps_per_epoch:
+                self._run_step()
+                if self._is_left_now():
+                    return
+            self._announce("on_train_epoch_end", self._train_outputs)
+            progress.phase = "validation" if self._validation_is_due() else "after validation"
+            if progress.phase == "validation":
+                self._announce("on_validation_epoch_start")
+        if progress.phase == "validation":
+            self.network.eval()
+            while progress.validation_steps_completed < self.settings.validation_iterations_per_epoch:
+                self._run_validation_step()
+                if self._is_left_now():
+                    return
+            self._announce("on_validation_epoch_end", self._validation_outputs)
+            progress.validation_epochs_completed += 1
+        self._complete_epoch()
+        self._announce("on_epoch_end")
+        self._announce_checkpoint()
+
+    def _run_step(self) -> None:
+        started = time.perf_counter()
+        batch = to_device(next(self.training_batches), self.device)
+        self.data_wait_seconds += time.perf_counter() - started
+        seed_libraries(self.settings.seed, "training step", self.global_step)
+        self._set_learning_rate()
+        self._announce("on_step_start", batch)
+        outputs = self.train_step(batch)
+        self._announce("on_step_end", outputs)
+        self._train_outputs.append(outputs)
+        self.progress.steps_completed += 1
+
+    def _run_validation_step(self) -> None:
+        number = self.progress.validation_steps_completed
+        batch = to_device(next(self.validation_batches), self.device)
+        seed_libraries(self.settings.seed, "validation step", number)
+        with torch.no_grad():
+            self._validation_outputs.append(self.validation_step(batch))
+        self.progress.validation_steps_completed += 1
+
+    # ------------------------------------------------- what a subclass must say
+
+    @abstractmethod
+    def build_network(self) -> nn.Module:
+        """The module that is trained, on the CPU."""
+
+    @abstractmethod
+    def build_batches(self) -> tuple[Any, Any]:
+        """Training and validation batches.
+
+        Each is a function ``make_batch(number)``, which is run in worker processes and makes a resume exact
+        and immediate, or an iterable. Validation calls numbers 0 ... validation_iterations_per_epoch - 1
+        in every epoch. None in second place means that there is no validation.
+        """
+
+    @abstractmethod
+    def compute_losses(self, batch: Any) -> dict[str, Tensor]:
+        """Named parts of the loss for one batch, in training as in validation.
+
+        A part is a scalar, or one value per element (n,), which is averaged and weighs n in epoch means.
+        Call the network through `self.forward`.
+        """
+
+    # ------------------------------------------------- what a subclass may change
+
+    def build_loss(self) -> nn.Module | None:
+        """A loss with parameters or buffers; kept as `self.loss`, on the device."""
+        return None
+
+    def build_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return build_optimizer(self.settings, parameters)
+
+    def build_schedule(self) -> Callable[[int], float]:
+        """Learning rate as a function of the number of updates made so far."""
+        return self._schedule(self.settings.schedule, "training.schedule", initial=self.settings.initial_lr)
+
+    def build_update(self) -> ParameterUpdate:
+        return ParameterUpdate(
+            self.optimizer,
+            self.network.parameters(),
+            device=self.device,
+            precision=self.execution.precision,
+            clip_norm=self.settings.gradient_clip_norm,
+            accumulation=self.settings.gradient_accumulation,
+            non_finite=self.settings.non_finite,
+            max_consecutive=self.settings.max_non_finite_updates,
+        )
+
+    def train_step(self, batch: Any) -> Outputs:
+        """Losses, backward, update. Returns detached tensors that stay on the device."""
+        with self.update.autocast():
+            losses, outputs = self._weighted_losses(batch)
+        self._announce("on_loss", losses)
+        self.update(losses["loss"], self._announce)
+        return outputs
+
+    def validation_step(self, batch: Any) -> Outputs:
+        """The same losses with the same weights, without gradients."""
+        with self.update.autocast():
+            _, outputs = self._weighted_losses(batch)
+        return outputs
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Call the network; announces on_forward while training."""
+        outputs = self.network(*inputs, **options)
+        if self.network.training:
+            self._announce("on_forward", outputs)
+        return outputs
+
+    def default_hooks(self) -> list[Hook]:
+        """Losses, console, files, checkpoints, signals: what every training wants."""
+        from framework.hooks import default_hooks
+
+        return default_hooks(self)
+
+    @classmethod
+    def prepare(
+        cls, dataset: str | int, configuration: str, plans: str | None, report: Callable[[str], None]
+    ) -> tuple[str, Path]:
+        """Make the data ready before a training; returns the dataset's full name and the plans file to use."""
+        name = dataset_name(dataset)
+        return name, find_plans(name, plans)
+
+    # ------------------------------------------------- from a dataset and back again
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: str | int,
+        configuration: str,
+        fold: int | str = 0,
+        *,
+        plans: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        hooks: Iterable[Hook] = (),
+        device: str | torch.device = "auto",
+        resume: bool = False,
+        report: Callable[[str], None] = print,
+    ) -> Any:
+        """A trainer of this class for one fold; plans and preprocesses the data first where that is missing.
+
+        Args:
+            dataset: an id, ``DatasetXXX_Name``, or a name.
+            plans: name of a plans file of the dataset, or of a preset.
+            overrides: fields of the configuration, for example ``{"training.num_epochs": 20}``.
+            resume: continue from the newest checkpoint of the run folder, under the plans saved there.
+        """
+        device = choose_device(device)
+        experiment = Experiment.of_dataset(cls, dataset, configuration, fold, plans, overrides or {}, resume, report)
+        trainer = cls(
+            experiment.settings,
+            run_folder=experiment.run_folder,
+            device=device,
+            hooks=hooks,
+            experiment=experiment,
+        )
+        trainer.report = report
+        if resume:
+            trainer.resume()
+        return trainer
+
+    def resume(self) -> bool:
+        """Continue from the newest readable checkpoint of the run folder; False if there is none."""
+        if self.run_folder is None:
+            raise CheckpointError("this trainer has no run folder to resume from.")
+        folder = self.run_folder
+        found = newest_checkpoint((folder.final_checkpoint, folder.latest_checkpoint, folder.best_checkpoint), self.report)
+        if found is None:
+            return False
+        path, state = found
+        self.load_state_dict(state, source=path)
+        self.report(f"resuming from {path.name}: {self._position()}")
+        return True
+
+    def setup(self) -> None:
+        """Build all parts, in the order in which they depend on each other. Called once; calling it again does nothing."""
+        if self._is_set_up:
+            return
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.execution.tf32
+            torch.backends.cudnn.benchmark = True
+        seed_libraries(self.settings.seed, "network", 0)
+        self.network = self.build_network().to(self.device)
+        if self.execution.channels_last:
+            self.network = self.network.to(memory_format=memory_format_for(self.network))  # type: ignore[call-overload]
+        self.loss = self.build_loss()
+        if self.loss is not None:
+            self.loss = self.loss.to(self.device)
+        self.optimizer = self.build_optimizer([p for p in self.network.parameters() if p.requires_grad])
+        self.schedule = self.build_schedule()
+        self._loss_weights = {
+            name: self._schedule(spec, f"training.loss_weights.{name}")
+            for name, spec in self.settings.loss_weights.items()
+        }
+        self.update = self.build_update()
+        training, validation = self.build_batches()
+        self.training_batches = self._batches(training)
+        self.validation_batches = self._batches(validation, self.settings.validation_iterations_per_epoch)
+        self._has_validation = validation is not None and self.settings.validation_iterations_per_epoch > 0
+        if self.execution.compile:
+            self.network.compile()
+        self._is_set_up = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, under nnU-Net's keys where it has them."""
+        return {
+            "network_weights": self.network.state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.update.scaler.state_dict() or None,
+            "current_epoch": self.progress.epochs_completed,
+            "trainer_name": type(self).__name__,
+            "foldwise": {
+                "trainer": location_of(type(self)),
+                "progress": asdict(self.progress),
+                "update": self.update.state_dict(),
+                "loss": self.loss.state_dict() if self.loss is not None else {},
+                "history": self.history.state_dict(),
+                "hooks": {hook.name: hook.state_dict() for hook in self.hooks},
+                "train_outputs": self._train_outputs,
+                "validation_outputs": self._validation_outputs,
+                "settings": self.settings.to_dict(),
+                "experiment": self.experiment.to_record() if self.experiment else None,
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: Path | str = "checkpoint") -> None:
+        """Take back what `state_dict` returned. CheckpointError if it does not fit this trainer."""
+        self.setup()
+        try:
+            self.load_network_weights(state["network_weights"])
+            self.optimizer.load_state_dict(state["optimizer_state"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{source} does not fit this trainer's network or optimizer: {error} "
+                "Resume with the trainer and plans that the run was started with."
+            ) from error
+        own = state.get("foldwise")
+        if own is None:
+            self.progress = Progress(epochs_completed=int(state["current_epoch"]))
+        else:
+            self.progress = Progress(**own["progress"])
+            if self.settings.num_epochs > own["settings"]["num_epochs"]:
+                self.progress.finished = False  # the run was made longer
+            self.update.load_state_dict(own["update"])
+            if self.loss is not None:
+                self.loss.load_state_dict(own["loss"])
+            self.history.load_state_dict(own["history"])
+            self._train_outputs = to_device(own["train_outputs"], self.device)
+            self._validation_outputs = to_device(own["validation_outputs"], self.device)
+            for hook in self.hooks:
+                if hook.name in own["hooks"]:
+                    hook.load_state_dict(own["hooks"][hook.name])
+        self.training_batches.seek(self.global_step)
+        if self._has_validation:
+            per_epoch = self.settings.validation_iterations_per_epoch
+            done = self.progress.validation_epochs_completed * per_epoch + self.progress.validation_steps_completed
+            self.validation_batches.seek(done)
+
+    def load_network_weights(self, weights: dict[str, Tensor]) -> None:
+        """Load weights as they are named in a checkpoint."""
+        self.network.load_state_dict(weights)
+
+    def save_checkpoint(self, tag: str) -> None:
+        """Write ``checkpoint_<tag>.pth`` into the run folder."""
+        if self.run_folder is not None:
+            save_checkpoint(self.run_folder.checkpoint(tag), self.state_dict())
+
+    # ------------------------------------------------- what hooks use
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """Attached hooks, in the order in which they are called."""
+        return tuple(self._hooks)
+
+    def attach(self, *hooks: Hook) -> None:
+        """Add hooks; HookError for a misspelt point, a wrong signature, or a name that is taken."""
+        for hook in hooks:
+            check_hook(hook, self._hooks)
+            self._hooks.append(hook)
+        self._hooks.sort(key=lambda hook: hook.priority)
+        self._dispatch = dispatch_table(self, self._hooks)
+
+    def detach(self, name: str) -> Hook:
+        """Remove and return the hook of that name."""
+        hook = next(hook for hook in self._hooks if hook.name == name)
+        self._hooks.remove(hook)
+        self._dispatch = dispatch_table(self, self._hooks)
+        return hook
+
+    def request_stop(self, reason: str, *, immediately: bool = False) -> None:
+        """Ask for the end: after this epoch, as a completed training; or `immediately`, at the next step, to be resumed."""
+        self.stop_reason = reason
+        self.interrupted = self.interrupted or immediately
+
+    def request_checkpoint(self, tag: str = "latest") -> None:
+        """Ask for ``checkpoint_<tag>.pth`` at the next step."""
+        self.requested_checkpoints.add(tag)
+
+    def request_validation(self) -> None:
+        """Ask for validation after this epoch even if it is not due."""
+        self._validation_requested = True
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.settings.iterations_per_epoch * self.settings.gradient_accumulation
+
+    @property
+    def global_step(self) -> int:
+        """Training batches used so far, over all epochs."""
+        inside = self.progress.steps_completed if self.progress.phase == "training" else 0
+        return self.progress.epochs_completed * self.steps_per_epoch + (
+            inside if self.progress.phase in ("between epochs", "training") else self.steps_per_epoch
+        )
+
+    @property
+    def global_iteration(self) -> int:
+        """Parameter updates made so far, over all epochs."""
+        return self.global_step // self.settings.gradient_accumulation
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    # ------------------------------------------------- inside
+
+    def _announce(self, point: str, *results: Any) -> None:
+        for call in self._dispatch[point]:
+            call(*results)
+
+    def _announce_exception(self, error: BaseException) -> None:
+        for call in self._dispatch["on_exception"]:
+            try:
+                call(error)
+            except Exception as second:  # one failing hook must hide neither the others nor the error itself
+                self.report(f"warning: a hook failed in on_exception: {second!r}")
+
+    def _tear_down(self) -> None:
+        for call in reversed(self._dispatch["on_teardown"]):
+            try:
+                call()
+            except Exception as error:
+                self.report(f"warning: a hook failed in on_teardown: {error!r}")
+        if self._is_set_up:
+            self.training_batches.close()
+            self.validation_batches.close()
+
+    def _is_complete(self) -> bool:
+        reached = self.progress.epochs_completed >= self.settings.num_epochs
+        return self.progress.finished or reached or self.stop_reason is not None
+
+    def _is_left_now(self) -> bool:
+        """At the border between two iterations: save what was asked for; True if the run is to be left, to be resumed."""
+        if self.progress.steps_completed % self.settings.gradient_accumulation:
+            return False  # half of an update's gradients are in no checkpoint
+        if self.requested_checkpoints:
+            self._announce_checkpoint()
+        return self.interrupted
+
+    def _announce_checkpoint(self) -> None:
+        # A signal may add a request at any time; one that comes while saving is kept for the next step.
+        taken = set(self.requested_checkpoints)
+        self._announce("on_checkpoint")
+        self.requested_checkpoints -= taken
+
+    def _begin_epoch(self) -> None:
+        self.progress.steps_completed = self.progress.validation_steps_completed = 0
+        self._train_outputs, self._validation_outputs = [], []
+        self.data_wait_seconds = 0.0
+        self.history.start_epoch()
+
+    def _complete_epoch(self) -> None:
+        self.history.add(lr=self.lr)
+        self.history.complete_epoch(self.progress.epochs_completed)
+        self.progress.epochs_completed += 1
+        self.progress.phase = "between epochs"
+        self.progress.steps_completed = self.progress.validation_steps_completed = 0
+        self._validation_requested = False
+        self._train_outputs, self._validation_outputs = [], []
+
+    def _validation_is_due(self) -> bool:
+        number = self.progress.epochs_completed + 1
+        last = number >= self.settings.num_epochs or self.stop_reason is not None
+        return self._has_validation and (
+            number % self.settings.validate_every_epochs == 0 or last or self._validation_requested
+        )
+
+    def _weighted_losses(self, batch: Any) -> tuple[dict[str, Tensor], Outputs]:
+        """All parts and their weighted sum ``"loss"``; with their graph, and detached for the epoch's record."""
+        losses = self.compute_losses(batch)
+        count = max((part.numel() for part in losses.values() if part.ndim), default=0)
+        losses = {name: part.mean() if part.ndim else part for name, part in losses.items()}
+        losses["loss"] = torch.stack([self._loss_weight(name) * part.float() for name, part in losses.items()]).sum()
+        outputs: Outputs = {name: part.detach() for name, part in losses.items()}
+        if count:
+            outputs["num_elements"] = count
+        return losses, outputs
+
+    def _loss_weight(self, name: str) -> float:
+        schedule = self._loss_weights.get(name)
+        return 1.0 if schedule is None else schedule(self.global_iteration)
+
+    def _set_learning_rate(self) -> None:
+        lr = self.schedule(self.global_iteration)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+
+    def _schedule(self, spec: Any, where: str, initial: float = 1.0) -> Callable[[int], float]:
+        return build_schedule(
+            spec,
+            initial=initial,
+            num_epochs=self.settings.num_epochs,
+            iterations_per_epoch=self.settings.iterations_per_epoch,
+            where=where,
+        )
+
+    def _batches(self, source: Any, cycle: int | None = None) -> Batches:
+        workers = self.execution.num_workers if cycle is None else min(1, self.execution.num_workers)
+        return as_batches(
+            () if source is None else source,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            cycle=cycle,
+        )
+
+    def _position(self) -> str:
+        progress = self.progress
+        text = f"{progress.epochs_completed} of {self.settings.num_epochs} epochs completed"
+        if progress.phase == "training":
+            text += f", {progress.steps_completed} of {self.steps_per_epoch} steps of the next"
+        return text
+
+
+def _hooks_from_settings(settings: TrainingSettings) -> list[Hook]:
+    from framework.extensions import find_hook
+    from framework.training_settings import named
+
+    hooks = []
+    for spec in settings.hooks:
+        name, arguments = named(spec, "training.hooks")
+        cls = find_hook(name)
+        try:
+            hooks.append(cls(**arguments))
+        except TypeError as error:
+            raise FoldwiseError(f"training.hooks: {name} cannot be built with {arguments!r}: {error}.") from None
+    return hooks

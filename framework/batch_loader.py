@@ -1,0 +1,192 @@
+"""Batches made by worker processes, in the order of their numbers."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from framework.errors import FoldwiseError
+
+MakeBatch = Callable[[int], Any]
+_ENDLESS = 2**62
+
+
+class Batches(Protocol):
+    """An endless series of batches with a position."""
+
+    def __next__(self) -> Any: ...
+    def seek(self, position: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class BatchLoader:
+    """Batch number 0, 1, 2, ... of a function ``make_batch(number)``, prepared ahead by worker processes.
+
+    Because a batch is a function of its number, the loader's whole state is one integer: `seek` jumps
+    anywhere at once, and the number of workers does not change what is delivered.
+
+    Args:
+        make_batch: a pure function; it is copied into the workers, so it must be picklable where
+            processes are spawned.
+        num_workers: 0 makes batches in this process.
+        pin_memory: place tensors in page-locked memory, for copies to a GPU.
+        cycle: make only batches 0 ... cycle-1, over and over.
+    """
+
+    def __init__(
+        self, make_batch: MakeBatch, *, num_workers: int = 0, pin_memory: bool = False, cycle: int | None = None
+    ) -> None:
+        self.make_batch = make_batch
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.cycle = cycle
+        self.position = 0
+        self._iterator: Iterator[Any] | None = None
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            self._iterator = self._start()
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise FoldwiseError(
+                f"a data worker was ended by the system while it prepared batch {self.position} ({error}). "
+                "Most often the machine has run out of memory: lower training.num_workers, or close other programs."
+            ) from error
+        if isinstance(batch, _Failure):
+            batch.raise_here()
+        self.position += 1
+        return batch
+
+    def seek(self, position: int) -> None:
+        """The next batch is number `position`."""
+        if position != self.position:
+            self.close()
+            self.position = position
+
+    def close(self) -> None:
+        """End the workers; the position is kept."""
+        iterator, self._iterator = self._iterator, None
+        shut_down = getattr(iterator, "_shutdown_workers", None)
+        if shut_down is not None:
+            shut_down()
+
+    def _start(self) -> Iterator[Any]:
+        numbers = range(self.position, _ENDLESS)
+        series = _Series(self.make_batch, self.cycle)
+        if self.num_workers == 0:
+            return map(series.make, numbers)
+        return iter(
+            DataLoader(
+                series,
+                sampler=numbers,
+                batch_size=None,
+                num_workers=self.num_workers,
+                prefetch_factor=2,
+                pin_memory=self.pin_memory,
+                worker_init_fn=_start_worker,
+            )
+        )
+
+
+class IterableBatches:
+    """Any iterable as endless `Batches`; it starts over when it ends, and is skipped through to be resumed."""
+
+    def __init__(self, iterable: Iterable[Any]) -> None:
+        self.iterable = iterable
+        self.position = 0
+        self._iterator: Iterator[Any] | None = None
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            self._iterator = iter(self.iterable)
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self._iterator = iter(self.iterable)
+            batch = next(self._iterator, _NOTHING)
+            if batch is _NOTHING:
+                raise FoldwiseError("build_batches returned an iterable that yields nothing.") from None
+        self.position += 1
+        return batch
+
+    def seek(self, position: int) -> None:
+        if position < self.position:
+            self._iterator, self.position = None, 0
+        while self.position < position:
+            next(self)
+
+    def close(self) -> None:
+        self._iterator = None
+
+
+def as_batches(source: Any, *, num_workers: int, pin_memory: bool, cycle: int | None = None) -> Batches:
+    """What `build_batches` returned, as `Batches`: a function of the number, an iterable, or ready `Batches`."""
+    if all(hasattr(source, name) for name in ("__next__", "seek", "close")):
+        return source
+    if callable(source):
+        return BatchLoader(source, num_workers=num_workers, pin_memory=pin_memory, cycle=cycle)
+    if isinstance(source, Iterable):
+        return IterableBatches(source)
+    raise FoldwiseError(
+        f"build_batches returned a {type(source).__name__}; expected a function make_batch(iteration), or an iterable."
+    )
+
+
+_NOTHING = object()
+
+
+class _Series(Dataset):  # type: ignore[type-arg]
+    """``make_batch`` as torch's DataLoader wants it."""
+
+    def __init__(self, make_batch: MakeBatch, cycle: int | None) -> None:
+        self.make_batch = make_batch
+        self.cycle = cycle
+
+    def make(self, number: int) -> Any:
+        return self.make_batch(number % self.cycle if self.cycle else number)
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.make(number)
+        except Exception as error:
+            # Sent as a value: the loader's own way would lose the type and the fields of the error.
+            return _Failure(error)
+
+
+class _Failure:
+    """An exception on its way from a worker to the main process, with the worker's traceback as text."""
+
+    def __init__(self, error: Exception) -> None:
+        self.trace = "".join(traceback.format_exception(error))
+        try:
+            pickle.loads(pickle.dumps(error))
+            self.error = error
+        except Exception:
+            self.error = RuntimeError(f"{type(error).__name__}: {error}")
+
+    def raise_here(self) -> None:
+        if not isinstance(self.error, FoldwiseError):
+            # Shown below the message by Python's own traceback; a user's mistake needs none.
+            note = f"In a data worker:\n{self.trace}"
+            if hasattr(self.error, "add_note"):
+                self.error.add_note(note)
+            else:
+                self.error = RuntimeError(f"{self.error}\n{note}")
+        raise self.error
+
+
+def _start_worker(worker: int) -> None:
+    # A scheduler signals the whole process group. The main process decides what a signal means; a worker
+    # that died of it first would turn an orderly stop into an error.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,92 @@
+"""Where a training runs, and what ``"auto"`` means there."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from framework.errors import FoldwiseError
+from framework.training_settings import TrainingSettings
+
+
+def choose_device(name: str | torch.device) -> torch.device:
+    """``auto`` is the GPU if there is one, else the CPU; other names are checked against the machine."""
+    if isinstance(name, torch.device):
+        return name
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise FoldwiseError(f"-device {name}: not known. Use cpu, cuda (or cuda:1), or mps.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise FoldwiseError(f"-device {name}: torch sees no CUDA device here. Use -device cpu, or install a CUDA build of torch.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise FoldwiseError(f"-device {name}: torch sees no Apple GPU here. Use -device cpu.")
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the network is run on one device; the settings of the plans with every ``"auto"`` decided."""
+
+    precision: str
+    compile: bool
+    channels_last: bool
+    tf32: bool
+    num_workers: int
+
+    def __str__(self) -> str:
+        words = [self.precision]
+        words += [name for name in ("compile", "channels_last", "tf32") if getattr(self, name)]
+        return ", ".join([*words, f"{self.num_workers} data worker" + ("s" if self.num_workers != 1 else "")])
+
+
+def execution_for(settings: TrainingSettings, device: torch.device) -> Execution:
+    """Decide every ``"auto"``: fp16, compilation and TF32 on CUDA (nnU-Net's choices); channels-last on a CPU,
+    where it measured 1.2 to 1.4 times as fast."""
+    cuda = device.type == "cuda"
+    workers = settings.num_workers
+    if workers == "auto":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # On a GPU the cores are free for data; on a CPU they are what trains.
+        workers = min(8, max(1, cores - 1)) if cuda else min(1, cores - 1)
+
+    def decided(value: Any, automatic: Any) -> Any:
+        return automatic if value == "auto" else value
+
+    return Execution(
+        precision=decided(settings.precision, "fp16" if cuda else "fp32"),
+        compile=decided(settings.compile, cuda and platform.system() != "Windows"),
+        channels_last=decided(settings.channels_last, device.type == "cpu"),
+        tf32=decided(settings.tf32, cuda) and cuda,
+        num_workers=workers,
+    )
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move every tensor in nested dicts, lists, tuples, and objects with a ``to`` method; leave the rest alone."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(entry, device) for key, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(to_device(entry, device) for entry in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(entry, device) for entry in value)
+    if hasattr(value, "to"):
+        return value.to(device, non_blocking=True)
+    return value
+
+
+def memory_format_for(network: torch.nn.Module) -> torch.memory_format:
+    """Channels-last for the dimension of the network's first convolution."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            return torch.channels_last_3d
+        if isinstance(module, torch.nn.Conv2d):
+            return torch.channels_last
+    return torch.preserve_format

@@ -1,0 +1,96 @@
+"""Reading and writing files so that a crash never leaves half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from framework.errors import FoldwiseError
+
+
+@contextmanager
+def atomic_write(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; when the block ends well, it takes the final name.
+
+    The file is flushed to the disk before the rename, so at every instant `path` is either the old
+    file, the new file, or absent. When the block raises, the temporary file is removed and `path` is untouched.
+
+    Raises:
+        FoldwiseError: the disk is full or the folder cannot be written; names the path.
+    """
+    path = Path(path)
+    # The ending stays last: writers such as SimpleITK choose the format by it.
+    suffix = "".join(path.suffixes[-2:])
+    temporary = path.parent / f".{path.name.removesuffix(suffix)}.{secrets.token_hex(4)}.tmp{suffix}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise FoldwiseError(
+            f"{path} could not be written: {error.strerror or error}. "
+            "Nothing was left half written; free some space or choose another folder, then run the same command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write `content` atomically."""
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any, *, indent: int = 4, sort_keys: bool = False) -> None:
+    """Write JSON atomically. Key order is kept unless `sort_keys`: the order of labels has a meaning."""
+    write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys, default=_plain) + "\n")
+
+
+def read_json(path: Path | str, *, error_type: type[FoldwiseError] = FoldwiseError) -> Any:
+    """Read JSON; a missing or broken file becomes one clear message."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error_type(f"{path} does not exist.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise error_type(f"{path} is not valid JSON: {error}. Correct that place and run again.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Numpy scalars and arrays, paths and sets as plain JSON values."""
+    to_list: Callable[[], Any] | None = getattr(value, "tolist", None)
+    if to_list is not None:
+        return to_list()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value: {value!r}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system can (Windows cannot)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems refuse to sync a folder; the rename itself has been done
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,32 @@
+"""``history.jsonl``: one line per epoch."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from framework.files import write_text
+from framework.hook import Hook
+
+if TYPE_CHECKING:
+    from framework.base_trainer import BaseTrainer
+
+
+class HistoryFile(Hook):
+    """Write the whole history after every epoch; a resumed run thereby drops lines of epochs it repeats."""
+
+    priority = 80
+
+    def on_checkpoint(self, trainer: BaseTrainer) -> None:
+        assert trainer.run_folder is not None
+        # NaN becomes null: the file must be readable by any JSON reader.
+        lines = [json.dumps(_without_nan(row)) for row in trainer.history]
+        write_text(trainer.run_folder.history, "".join(line + "\n" for line in lines))
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and value != value else value

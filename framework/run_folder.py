@@ -1,0 +1,116 @@
+"""Every path of a run. A run folder is complete in itself: plans, dataset, checkpoints, history, predictions."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from framework.errors import FoldwiseError
+
+
+class RunFolder:
+    """``RESULTS/DATASET/TRAINER__PLANS__CONFIG/fold_X``.
+
+    The folder above it, shared by the folds, holds ``plans.json``, ``dataset.json`` and the fingerprint, as
+    nnU-Net expects them; each fold has its own effective plans beside its checkpoints.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def of(
+        cls, results: Path, dataset: str, trainer: str, plans: str, configuration: str, fold: int | str
+    ) -> RunFolder:
+        return cls(results / dataset / f"{trainer}__{plans}__{configuration}" / f"fold_{fold}")
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder.parent
+
+    @property
+    def plans(self) -> Path:
+        return self.folder / "plans.json"
+
+    @property
+    def latest_checkpoint(self) -> Path:
+        return self.checkpoint("latest")
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoint("best")
+
+    @property
+    def final_checkpoint(self) -> Path:
+        return self.checkpoint("final")
+
+    def checkpoint(self, tag: str) -> Path:
+        return self.folder / f"checkpoint_{tag}.pth"
+
+    @property
+    def history(self) -> Path:
+        return self.folder / "history.jsonl"
+
+    @property
+    def progress_picture(self) -> Path:
+        return self.folder / "progress.png"
+
+    @property
+    def validation(self) -> Path:
+        return self.folder / "validation"
+
+    @property
+    def validation_summary(self) -> Path:
+        return self.validation / "summary.json"
+
+    def new_log(self) -> Path:
+        """A log file of this start, named by the time as nnU-Net names it."""
+        return self.folder / time.strftime("training_log_%Y_%m_%d_%H_%M_%S.txt")
+
+    def has_run(self) -> bool:
+        """Whether a training has been here."""
+        return self.history.exists() or any(self.folder.glob("checkpoint_*.pth"))
+
+    def move_aside(self) -> Path | None:
+        """Keep an earlier run under another name so that a new one can start; None if there was none."""
+        if not self.has_run():
+            return None
+        number = 1
+        while (kept := self.folder.with_name(f"{self.folder.name}_before_{number}")).exists():
+            number += 1
+        os.replace(self.folder, kept)
+        return kept
+
+    def lock(self) -> None:
+        """Refuse to train one fold in two processes at once. The lock ends with the process, however it ends."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = open(self.folder / ".lock", "a+")  # noqa: SIM115  held until the process ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise FoldwiseError(
+                f"{self.folder} is being trained by {holder}. Wait until it has ended, or stop it first."
+            ) from None
+        except OSError:
+            file.close()  # some network file systems know no locks
+            return
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        self._lock = file
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
