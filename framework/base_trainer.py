@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from framework.batch_loader import Batches, as_batches
-from framework.checkpoint import newest_checkpoint, save_checkpoint
+from framework.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from framework.device import choose_device, execution_for, memory_format_for, to_device
 from framework.errors import CheckpointError, FoldwiseError
-from framework.experiment import Experiment, find_plans
+from framework.experiment import Experiment, checked_fold, find_plans
 from framework.extensions import location_of
 from framework.history import History
 from framework.hook import Hook, TrainerPoints, check_hook, check_points, dispatch_table
@@ -27,6 +27,9 @@ from framework.roots import dataset_name
 from framework.run_folder import RunFolder
 from framework.schedules import build_schedule
 from framework.training_settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Outputs = dict[str, Any]
 
@@ -61,6 +64,8 @@ class BaseTrainer(TrainerPoints, ABC):
     monitor = "val_loss"
     """Column of the history that decides which checkpoint is the best, and when to stop early."""
     monitor_mode = "min"
+    class_names: Sequence[str] = ()
+    """What the entries of ``dice_per_class_or_region`` in the history are called."""
 
     def __init__(
         self,
@@ -256,7 +261,12 @@ class BaseTrainer(TrainerPoints, ABC):
 
     @classmethod
     def prepare(
-        cls, dataset: str | int, configuration: str, plans: str | None, report: Callable[[str], None]
+        cls,
+        dataset: str | int,
+        configuration: str,
+        plans: str | None,
+        device: torch.device,
+        report: Callable[[str], None],
     ) -> tuple[str, Path]:
         """Make the data ready before a training; returns the dataset's full name and the plans file to use."""
         name = dataset_name(dataset)
@@ -275,19 +285,24 @@ class BaseTrainer(TrainerPoints, ABC):
         overrides: Mapping[str, Any] | None = None,
         hooks: Iterable[Hook] = (),
         device: str | torch.device = "auto",
-        resume: bool = False,
+        resume: bool | str = False,
         report: Callable[[str], None] = print,
-    ) -> Any:
+    ) -> Self:
         """A trainer of this class for one fold; plans and preprocesses the data first where that is missing.
 
         Args:
             dataset: an id, ``DatasetXXX_Name``, or a name.
             plans: name of a plans file of the dataset, or of a preset.
             overrides: fields of the configuration, for example ``{"training.num_epochs": 20}``.
-            resume: continue from the newest checkpoint of the run folder, under the plans saved there.
+            resume: continue from the newest checkpoint of the run folder, or from the one with this tag
+                (``"final"``, ``"best"``), under the plans saved there.
         """
         device = choose_device(device)
-        experiment = Experiment.of_dataset(cls, dataset, configuration, fold, plans, overrides or {}, resume, report)
+        fold = checked_fold(fold)
+        name, plans_file = cls.prepare(dataset, configuration, plans, device, report)
+        experiment = Experiment.of_dataset(
+            name, plans_file, configuration, fold, trainer=cls.__name__, overrides=overrides or {}, resume=bool(resume)
+        )
         trainer = cls(
             experiment.settings,
             run_folder=experiment.run_folder,
@@ -296,16 +311,22 @@ class BaseTrainer(TrainerPoints, ABC):
             experiment=experiment,
         )
         trainer.report = report
-        if resume:
-            trainer.resume()
+        if resume and not trainer.resume(resume if isinstance(resume, str) else None):
+            report("no checkpoint to continue from was found: starting at epoch 0")
         return trainer
 
-    def resume(self) -> bool:
-        """Continue from the newest readable checkpoint of the run folder; False if there is none."""
+    def resume(self, tag: str | None = None) -> bool:
+        """Continue from the newest readable checkpoint of the run folder; False if there is none.
+
+        With a `tag` exactly that checkpoint is used; CheckpointError if it is missing.
+        """
         if self.run_folder is None:
             raise CheckpointError("this trainer has no run folder to resume from.")
-        folder = self.run_folder
-        found = newest_checkpoint((folder.final_checkpoint, folder.latest_checkpoint, folder.best_checkpoint), self.report)
+        if tag is not None:
+            path = self.run_folder.checkpoint(tag)
+            self.load_state_dict(load_checkpoint(path), source=path)
+            return True
+        found = newest_checkpoint([self.run_folder.checkpoint(tag) for tag in ("final", "latest", "best")], self.report)
         if found is None:
             return False
         path, state = found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from framework.errors import DatasetError, FoldwiseError, UnknownNameError
 from framework.files import read_json, write_json
 from framework.plans import Configuration, Plans
-from framework.roots import preprocessed_root, results_root
+from framework.roots import dataset_name, preprocessed_root, results_root
 from framework.run_folder import RunFolder
 from framework.training_settings import TrainingSettings
 
@@ -43,30 +43,26 @@ class Experiment:
     @classmethod
     def of_dataset(
         cls,
-        trainer: Any,
-        dataset: str | int,
+        dataset: str,
+        plans_file: Path,
         configuration: str,
         fold: int | str,
-        plans: str | None,
+        *,
+        trainer: str,
         overrides: Mapping[str, Any],
         resume: bool,
-        report: Callable[[str], None],
     ) -> Experiment:
-        """The record for ``fw_train DATASET CONFIG FOLD``; lets the trainer class prepare the data first.
+        """The record for ``fw_train DATASET CONFIG FOLD``.
 
         A resumed run goes on under the plans that were saved with it, whatever has become of the originals.
         """
-        fold = checked_fold(fold)
-        name, plans_file = trainer.prepare(dataset, configuration, plans, report)
-        folder = preprocessed_root() / name
-        run_folder = RunFolder.of(
-            results_root(), name, trainer.__name__, plans_file.stem, configuration, fold
-        )
+        folder = preprocessed_root() / dataset
+        run_folder = RunFolder.of(results_root(), dataset, trainer, plans_file.stem, configuration, fold)
         saved = resume and run_folder.plans.is_file()
         loaded = Plans.from_file(run_folder.plans if saved else plans_file)
         return cls(
-            dataset=name,
-            dataset_json=read_json(folder / "dataset.json", error_type=DatasetError),
+            dataset=dataset,
+            dataset_json=_dataset_json(folder),
             plans=loaded.with_overrides(configuration, overrides),
             configuration_name=configuration,
             fold=fold,
@@ -149,3 +145,20 @@ def plans_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     return {path.stem: path for path in sorted(folder.glob("*.json")) if path.name not in others}
+
+
+def trainer_in_plans(dataset: str | int, configuration: str, plans: str | None) -> str | None:
+    """The trainer that existing plans name for a configuration; None where there are no plans yet, or none named."""
+    try:
+        found = Plans.from_file(find_plans(dataset_name(dataset), plans))
+    except DatasetError:
+        return None
+    except UnknownNameError:
+        return None
+    return found.configuration(configuration).trainer if configuration in found.configuration_names else None
+
+
+def _dataset_json(folder: Path) -> dict[str, Any]:
+    """What is known of the data; a trainer that is not about images may need none of it."""
+    path = folder / "dataset.json"
+    return read_json(path, error_type=DatasetError) if path.is_file() else {}

@@ -24,6 +24,7 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     from framework.hooks.history_file import HistoryFile
     from framework.hooks.preemption import Preemption
     from framework.hooks.progress_plot import ProgressPlot
+    from framework.hooks.run_description import RunDescription
     from framework.hooks.text_log import TextLog
     from framework.hooks.time_estimate import TimeEstimate
     from framework.hooks.weight_averaging import WeightAveraging
@@ -35,5 +36,5 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     if settings.early_stopping is not None:
         hooks.append(EarlyStopping.from_settings(settings.early_stopping))
     if trainer.run_folder is not None:
-        hooks += [TextLog(), HistoryFile(), ProgressPlot(), SaveCheckpoints()]
+        hooks += [RunDescription(), TextLog(), HistoryFile(), ProgressPlot(), SaveCheckpoints()]
     return hooks

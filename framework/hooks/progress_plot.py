@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.files import atomic_write
@@ -38,12 +39,12 @@ class ProgressPlot(Hook):
     def _draw(self, trainer: BaseTrainer) -> None:
         assert trainer.run_folder is not None
         started = time.monotonic()
-        draw_progress(trainer.history, trainer.run_folder.progress_picture)
+        draw_progress(trainer.history, trainer.run_folder.progress_picture, trainer.class_names)
         self._drawn_at = time.monotonic()
         self._took = self._drawn_at - started
 
 
-def draw_progress(history: History, path: Path) -> None:
+def draw_progress(history: History, path: Path, class_names: Sequence[str] = ()) -> None:
     """Write the picture: losses with the mean Dice, Dice of each class, seconds per epoch, learning rate."""
     from matplotlib.figure import Figure
 
@@ -70,11 +71,10 @@ def draw_progress(history: History, path: Path) -> None:
 
     if "dice_per_class_or_region" in history:
         rows = history["dice_per_class_or_region"]
-        names = history.latest("class_names") or []
         count = max(len(row or []) for row in rows)
         for index in range(count):
             values = [row[index] if row and row[index] is not None else float("nan") for row in rows]
-            label = names[index] if index < len(names) else str(index + 1)
+            label = class_names[index] if index < len(class_names) else str(index + 1)
             classes.plot(epochs, values, marker=marker, label=label if count <= 12 else None)
         classes.set(title="Dice of each class", xlabel="epoch", ylim=(0, 1))
         if 0 < count <= 12:

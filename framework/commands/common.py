@@ -1,0 +1,43 @@
+"""What all commands share: one message for a user's mistake, and the exit codes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from framework.errors import FoldwiseError
+
+DONE, DEFECT, WRONG_INPUT, REQUEUE = 0, 1, 2, 75
+"""Exit codes: 75 means that a signal stopped the run, a checkpoint is saved, and the same command with --c goes on."""
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run it; a user's mistake becomes one message and exit code 2, never a traceback."""
+    try:
+        return command()
+    except FoldwiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}.", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return DEFECT
+
+
+def parse_overrides(texts: list[str]) -> dict[str, Any]:
+    """``["training.num_epochs=50"]`` -> ``{"training.num_epochs": "50"}``."""
+    overrides: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise FoldwiseError(f"--set {text}: expected PATH=VALUE, for example --set training.num_epochs=50.")
+        overrides[path.strip()] = value
+    return overrides

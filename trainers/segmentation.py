@@ -1,0 +1,254 @@
+"""`SegmentationTrainer`: nnU-Net's recipe on the loop of `BaseTrainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.augmentation.recipe import Augmentation
+from framework.base_trainer import BaseTrainer, Outputs
+from framework.checkpoint import load_checkpoint
+from framework.data.batch import SegmentationBatch
+from framework.data.labels import Labels
+from framework.data.patch_batches import PatchBatches
+from framework.data.splits import fold_cases, load_or_create_splits
+from framework.data.store import CaseStore, list_cases
+from framework.errors import CheckpointError, FoldwiseError, PlansError
+from framework.experiment import Experiment
+from framework.hook import Hook
+from framework.losses.deep_supervision import deep_supervision_weights
+from framework.losses.segmentation_loss import SegmentationLoss
+from framework.metrics import confusion_counts
+from framework.networks.build import build_network
+from framework.networks.nnunet_names import from_nnunet_state, to_nnunet_state
+from framework.networks.unet import UNet
+from framework.plans import Configuration
+from trainers.dataset_preparation import prepare_segmentation_dataset
+from trainers.fold_validation import FoldValidation, validate_fold
+from trainers.nnunet_checkpoint import nnunet_logging
+from trainers.segmentation_metrics import SegmentationMetrics
+
+
+class SegmentationTrainer(BaseTrainer):
+    """Train a segmentation network on one fold of a preprocessed dataset.
+
+    The plans drive everything: network, patches, batches, augmentation, optimizer, schedule. Built with
+    `from_dataset`, or from an `Experiment`.
+
+    Reference:
+        Isensee et al. (2021), nnU-Net: a self-configuring method for deep learning-based biomedical image
+        segmentation, Nature Methods 18.
+    """
+
+    monitor = "ema_fg_dice"
+    monitor_mode = "max"
+    save_probabilities = False
+    """Write ``CASE.npz`` beside every validation prediction (``--npz``)."""
+
+    # ---------------------------------------------------------------- parts
+
+    def build_network(self) -> nn.Module:
+        architecture = self.configuration.architecture
+        if architecture is None:
+            raise PlansError(
+                f"{self._experiment.plans.source}: configuration '{self.configuration.name}' has no 'architecture'. "
+                "Add one, or override build_network in a trainer."
+            )
+        return build_network(
+            architecture, self.num_input_channels, self.num_output_channels, self.settings.deep_supervision
+        )
+
+    def build_loss(self) -> nn.Module:
+        return SegmentationLoss(
+            has_regions=self.labels.has_regions,
+            batch_dice=self.configuration.batch_dice,
+            ignore_label=self.labels.ignore_label,
+        )
+
+    def build_batches(self) -> tuple[Any, Any]:
+        self.store.prepare()
+        common = {
+            "store": self.store,
+            "labels": self.labels,
+            "patch_size": self.configuration.patch_size,
+            "batch_size": self.configuration.batch_size,
+            "oversample_foreground_percent": self.settings.oversample_foreground_percent,
+            "use_mask_for_norm": self.configuration.use_mask_for_norm,
+            "seed": self.settings.seed,
+        }
+        training = PatchBatches(
+            case_names=self.training_cases, augmentation=self.augmentation, stream="training", **common
+        )
+        validation = PatchBatches(case_names=self.validation_cases, stream="validation", **common)
+        return training, validation
+
+    def compute_losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
+        """Dice and cross-entropy; leaves the full-resolution output in ``batch.logits`` for further losses."""
+        data = batch.data
+        if self.execution.channels_last:
+            layout = torch.channels_last_3d if data.ndim == 5 else torch.channels_last
+            data = data.contiguous(memory_format=layout)
+        outputs = self.forward(data)
+        batch.outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        batch.logits = batch.outputs[0]
+        assert self.loss is not None
+        return self.loss(batch.outputs if len(batch.outputs) > 1 else batch.logits, batch.target)
+
+    def validation_step(self, batch: SegmentationBatch) -> Outputs:
+        """The losses, and the voxel counts from which the Dice of the epoch is computed."""
+        outputs = super().validation_step(batch)
+        assert batch.logits is not None
+        counts = confusion_counts(
+            batch.logits,
+            batch.target,
+            has_regions=self.labels.has_regions,
+            ignore_label=self.labels.ignore_label,
+        )
+        return outputs | {"counts": counts.stacked()}
+
+    def default_hooks(self) -> list[Hook]:
+        hooks = [*super().default_hooks(), SegmentationMetrics()]
+        if self.run_folder is not None and self.settings.final_validation:
+            hooks.append(FoldValidation())
+        return hooks
+
+    def setup(self) -> None:
+        super().setup()
+        if isinstance(self.network, UNet):
+            # The lowest resolution has no weight in the loss; its head need not be computed.
+            resolutions = len(self.network.decoder.stages)
+            wanted = sum(weight > 0 for weight in deep_supervision_weights(resolutions))
+            self.network.decoder.num_outputs = wanted
+            assert isinstance(self.loss, SegmentationLoss)
+            self.loss.output_weights = deep_supervision_weights(resolutions)
+
+    # ---------------------------------------------------------------- what the parts are made from
+
+    @property
+    def _experiment(self) -> Experiment:
+        if self.experiment is None:
+            raise FoldwiseError(
+                f"{type(self).__name__} needs a dataset: build it with {type(self).__name__}.from_dataset(...)."
+            )
+        return self.experiment
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        return self._experiment.configuration
+
+    @cached_property
+    def labels(self) -> Labels:
+        return Labels.from_dataset_json(
+            self._experiment.dataset_json, self._experiment.preprocessed_folder / "dataset.json"
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.labels.foreground_names
+
+    @property
+    def num_input_channels(self) -> int:
+        dataset_json = self._experiment.dataset_json
+        return len(dataset_json.get("channel_names") or dataset_json["modality"])
+
+    @property
+    def num_output_channels(self) -> int:
+        return self.labels.num_heads
+
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        return Augmentation.from_plans(
+            self.configuration.augmentation,
+            self.configuration.patch_size,
+            f"{self._experiment.plans.source}: configurations.{self.configuration.name}.augmentation",
+        )
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Spatial axes that prediction mirrors: those that training mirrored."""
+        return self.augmentation.mirror_axes
+
+    @cached_property
+    def _fold(self) -> tuple[list[str], list[str]]:
+        cases = list_cases(self._experiment.data_folder)
+        splits = load_or_create_splits(self._experiment.preprocessed_folder, cases)
+        return fold_cases(splits, self._experiment.fold, cases)
+
+    @property
+    def training_cases(self) -> list[str]:
+        return self._fold[0]
+
+    @property
+    def validation_cases(self) -> list[str]:
+        return self._fold[1]
+
+    @cached_property
+    def store(self) -> CaseStore:
+        names = dict.fromkeys([*self.training_cases, *self.validation_cases])
+        store = CaseStore(self._experiment.data_folder, list(names), mode=self.settings.store)
+        store.check()
+        self.report(store.explain())
+        return store
+
+    # ---------------------------------------------------------------- from raw data to a validated fold
+
+    @classmethod
+    def prepare(
+        cls,
+        dataset: str | int,
+        configuration: str,
+        plans: str | None,
+        device: torch.device,
+        report: Callable[[str], None],
+    ) -> tuple[str, Path]:
+        """Plan and preprocess what is missing."""
+        return prepare_segmentation_dataset(dataset, configuration, plans, device, report)
+
+    def validate_fold(self) -> dict[str, Any]:
+        """Predict the fold's validation cases whole, score them, and return the summary (nnU-Net's form)."""
+        return validate_fold(self)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the base's, complete enough for nnU-Net to predict with and to continue from."""
+        state = super().state_dict()
+        unchanged_network = type(self).build_network is SegmentationTrainer.build_network
+        return state | {
+            "network_weights": to_nnunet_state(state["network_weights"], self.network),
+            # Where the network is what the plans describe, nnU-Net needs no code of ours to use it.
+            "trainer_name": "nnUNetTrainer" if unchanged_network else state["trainer_name"],
+            "init_args": self._experiment.to_record() | {"device": str(self.device)},
+            "inference_allowed_mirroring_axes": self.mirror_axes or None,
+            **nnunet_logging(self.history),
+        }
+
+    def load_network_weights(self, weights: dict[str, Tensor]) -> None:
+        self.network.load_state_dict(from_nnunet_state(weights))
+
+    def load_pretrained_weights(self, path: Path | str) -> None:
+        """Start from the weights of another training; the segmentation heads stay as they are.
+
+        Raises:
+            CheckpointError: a weight is missing or has another shape; lists the first ones.
+        """
+        self.setup()
+        loaded = from_nnunet_state(load_checkpoint(path)["network_weights"])
+        wanted = {name: tensor for name, tensor in self.network.state_dict().items() if ".seg_layers." not in name}
+        wrong = [
+            f"{name}: {list(tensor.shape)} here, {list(loaded[name].shape) if name in loaded else 'missing'} there"
+            for name, tensor in wanted.items()
+            if name not in loaded or loaded[name].shape != tensor.shape
+        ]
+        if wrong:
+            raise CheckpointError(
+                f"{path} does not fit the network of this plan: {len(wrong)} of {len(wanted)} weights differ, such as "
+                f"{'; '.join(wrong[:3])}. Use plans with the same architecture as the pretrained model."
+            )
+        self.network.load_state_dict(self.network.state_dict() | {name: loaded[name] for name in wanted})
+        self.report(f"{len(wanted)} pretrained weights loaded from {path}")
