@@ -52,8 +52,8 @@ def test_gradients_are_unscaled_before_they_are_clipped():
             seen.append(float(network.weight.grad.norm()))  # type: ignore[union-attr]
 
     with update.autocast():
-        loss = network(torch.tensor([[0.3, 0.4]])).sum()
-    update(loss.float(), announce)
+        loss = network(torch.tensor([[3.0, 4.0]])).sum()
+    update(0.1 * loss.float(), announce)
     # The loss scale is 65536; on_backward and the clipping see the true norm.
     assert seen == pytest.approx([0.5], rel=1e-3)
     assert float(update.gradient_norm) == pytest.approx(0.5, rel=1e-3)
