@@ -67,8 +67,12 @@ class ParameterUpdate:
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision in which forward and loss are computed."""
         return torch.autocast(
-            self.device.type, dtype=_DTYPES[self.precision], enabled=self.precision != "fp32", cache_enabled=True
+            self.device.type, dtype=self.dtype, enabled=self.precision != "fp32", cache_enabled=True
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _DTYPES[self.precision]
 
     def __call__(self, loss: Tensor, announce: Callable[[str], None] | None = None) -> bool:
         """Backward, and on every `accumulation`-th call an update.

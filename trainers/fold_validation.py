@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from framework.data.image_io import read_segmentation, write_segmentation
-from framework.evaluation.summary import write_summary
+from framework.data.image_io import read_segmentation
+from framework.errors import DatasetError
+from framework.evaluation.picture import draw_case
+from framework.evaluation.summary import score_files, summarise, write_summary
+from framework.files import write_json
 from framework.hook import Hook
-from framework.inference.export import export_probabilities, logits_to_segmentation
+from framework.inference.export import export_prediction, to_scan_grid
 from framework.inference.sliding_window import sliding_window_logits
+from framework.roots import raw_root
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -45,94 +48,121 @@ def validate_fold(trainer: SegmentationTrainer) -> dict[str, Any]:
     folder = trainer.run_folder
     assert folder is not None
     trainer.setup()
-    cases = trainer.validation_cases
-    ending = trainer._experiment.dataset_json["file_ending"]
+    references = _reference_files(trainer)
     done = _DoneCases(folder.validation / ".done.json", trainer)
-    trainer.report(f"predicting {len(cases)} validation cases")
-    for case in cases:
-        target = folder.validation / f"{case}{ending}"
-        if case in done and target.is_file() and (target.with_suffix(".npz").exists() or not trainer.save_probabilities):
-            continue
-        _predict_case(trainer, case, target)
-        done.add(case)
+    trainer.report(f"predicting {len(references)} validation cases")
+    for case in references:
+        if case not in done:
+            _predict_case(trainer, case)
+            done.add(case)
         if trainer.interrupted:
             return {}
-    references = trainer._experiment.preprocessed_folder / "gt_segmentations"
-    summary = write_summary(
-        folder.validation_summary,
-        {case: (folder.validation / f"{case}{ending}", references / f"{case}{ending}") for case in cases},
-        trainer.labels,
+    summary = summarise(
+        [
+            score_files(
+                reference,
+                _prediction_file(trainer, case),
+                trainer.labels.foreground_keys,
+                case=case,
+                ignore_label=trainer.labels.ignore_label,
+                reader=trainer.dataset_reader,
+            )
+            for case, reference in references.items()
+        ]
     )
-    picture = _draw_typical_case(trainer, summary, ending)
-    done.remove()
+    write_summary(summary, folder.validation_summary)
+    done.forget()
+    picture = _draw_typical_case(trainer, summary, references)
     for name, key in zip(trainer.class_names, trainer.labels.foreground_keys):
-        trainer.report(f"  {name}: Dice {summary['mean'][str(key)]['Dice']:.4f}")
+        trainer.report(f"  {name}: Dice {summary['mean'][key]['Dice']:.4f}")
     trainer.report(f"mean validation Dice: {summary['foreground_mean']['Dice']:.4f}")
-    trainer.report(f"scores: {folder.validation_summary}\nprogress: {folder.progress_picture}\npicture: {picture}")
+    for what, path in (("scores", folder.validation_summary), ("progress", folder.progress_picture), ("picture", picture)):
+        trainer.report(f"{what + ':':10}{path}")
     return summary
 
 
-def _predict_case(trainer: SegmentationTrainer, case: str, target: Path) -> None:
+def _prediction_file(trainer: SegmentationTrainer, case: str) -> Path:
+    assert trainer.run_folder is not None
+    return trainer.run_folder.validation / f"{case}{trainer.file_ending}"
+
+
+def _reference_files(trainer: SegmentationTrainer) -> dict[str, Path]:
+    """The label image of each validation case: the copy beside the preprocessed data, or the raw one."""
+    preprocessed = trainer.dataset_folder
+    places = (preprocessed / "gt_segmentations", raw_root() / preprocessed.name / "labelsTr")
+    files = {}
+    for case in trainer.validation_cases:
+        found = [place / f"{case}{trainer.file_ending}" for place in places]
+        existing = [path for path in found if path.is_file()]
+        if not existing:
+            raise DatasetError(
+                f"the label image of validation case '{case}' is neither {found[0]} nor {found[1]}. "
+                "Preprocess the dataset again, or set FW_RAW to the folder of the raw datasets."
+            )
+        files[case] = existing[0]
+    return files
+
+
+def _predict_case(trainer: SegmentationTrainer, case: str) -> None:
     data, _ = trainer.store.read(case)
-    properties = trainer.store.properties(case)
-    half = trainer.device.type == "cuda" and trainer.execution.precision != "fp32"
     logits = sliding_window_logits(
         trainer.network,
-        torch.from_numpy(np.ascontiguousarray(data)),
+        torch.from_numpy(np.array(data)),
         trainer.configuration.patch_size,
         mirror_axes=trainer.mirror_axes,
-        batch_size=4,
-        autocast_dtype={"fp16": torch.float16, "bf16": torch.bfloat16}[trainer.execution.precision] if half else None,
+        batch_size=_VIEWS_AT_ONCE,
+        autocast_dtype=trainer.update.dtype if trainer.device.type == "cuda" else None,
     )
-    plans, configuration = trainer._experiment.plans, trainer.configuration
-    segmentation = logits_to_segmentation(logits, properties, plans, configuration, trainer.labels)
-    write_segmentation(segmentation, target, properties, plans.image_reader_writer)
-    if trainer.save_probabilities:
-        export_probabilities(logits, properties, plans, configuration, trainer.labels, target)
+    assert trainer.run_folder is not None
+    export_prediction(
+        logits,
+        trainer.store.properties(case),
+        trainer.plans,
+        trainer.configuration,
+        trainer.labels,
+        trainer.run_folder.validation / case,
+        file_ending=trainer.file_ending,
+        save_probabilities=trainer.save_probabilities,
+    )
 
 
-def _draw_typical_case(trainer: SegmentationTrainer, summary: dict[str, Any], ending: str) -> Path | None:
+def _draw_typical_case(trainer: SegmentationTrainer, summary: dict[str, Any], references: dict[str, Path]) -> Path | None:
     """A picture of the case whose Dice is the median: neither the best nor the worst that there is."""
-    from framework.evaluation.picture import draw_case
-
-    folder = trainer.run_folder
-    assert folder is not None
     scored = []
-    for entry in summary["metric_per_case"]:
+    for case, entry in zip(references, summary["metric_per_case"]):
         values = [scores["Dice"] for scores in entry["metrics"].values() if not math.isnan(scores["Dice"])]
         if values:
-            scored.append((sum(values) / len(values), entry["prediction_file"]))
+            scored.append((sum(values) / len(values), case))
     if not scored:
         return None
-    dice, file = sorted(scored)[len(scored) // 2]
-    case = Path(file).name.removesuffix(ending)
-    reader = trainer._experiment.plans.image_reader_writer
-    prediction, properties = read_segmentation(file, reader)
-    reference, _ = read_segmentation(
-        trainer._experiment.preprocessed_folder / "gt_segmentations" / f"{case}{ending}", reader
-    )
-    image = _scan_on_original_grid(trainer, case)
-    path = folder.validation / f"{case}.png"
+    dice, case = sorted(scored)[len(scored) // 2]
+    prediction, properties = read_segmentation(_prediction_file(trainer, case), trainer.dataset_reader)
+    reference, _ = read_segmentation(references[case], trainer.dataset_reader)
+    data, _ = trainer.store.read(case)
+    scan = to_scan_grid(data[:1], trainer.store.properties(case), trainer.plans, trainer.configuration)
+    assert trainer.run_folder is not None
+    path = trainer.run_folder.validation / f"{case}.png"
     draw_case(
         path,
-        image,
+        scan[0],
         reference[0],
         prediction[0],
-        trainer.labels,
+        _names_by_label(trainer),
         properties["spacing"],
-        title=f"{case}: Dice {dice:.3f} (median of {len(scored)} cases)",
+        title=f"{case}: Dice {dice:.3f}, the median of {len(scored)} validation cases",
     )
     return path
 
 
-def _scan_on_original_grid(trainer: SegmentationTrainer, case: str) -> np.ndarray:
-    """First channel of the preprocessed scan, (X, Y, Z), brought back to the grid of the label image."""
-    from framework.inference.export import to_original_grid
+def _names_by_label(trainer: SegmentationTrainer) -> dict[int, str]:
+    labels = trainer.labels
+    if not labels.has_regions:
+        return dict(zip(labels.foreground_labels, labels.foreground_names))
+    # A region is drawn with the value that is written where it is predicted.
+    return dict(zip(labels.regions_class_order or (), labels.foreground_names))
 
-    data, _ = trainer.store.read(case)
-    return to_original_grid(
-        data[:1], trainer.store.properties(case), trainer._experiment.plans, trainer.configuration
-    )[0]
+
+_VIEWS_AT_ONCE = 2
 
 
 class _DoneCases:
@@ -141,7 +171,7 @@ class _DoneCases:
     def __init__(self, path: Path, trainer: SegmentationTrainer) -> None:
         self.path = path
         weights = [float(tensor.double().sum()) for tensor in trainer.network.state_dict().values()]
-        self.key = repr((trainer.progress.epochs_completed, math.fsum(weights)))
+        self.key = repr((trainer.progress.epochs_completed, math.fsum(weights), trainer.save_probabilities))
         self.cases: list[str] = []
         if path.is_file():
             state = json.loads(path.read_text())
@@ -151,11 +181,8 @@ class _DoneCases:
         return case in self.cases
 
     def add(self, case: str) -> None:
-        from framework.files import write_json
-
         self.cases.append(case)
         write_json(self.path, {"key": self.key, "cases": self.cases})
 
-    def remove(self) -> None:
-        if self.path.exists():
-            os.unlink(self.path)
+    def forget(self) -> None:
+        self.path.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from framework.metrics import confusion_counts
 from framework.networks.build import build_network
 from framework.networks.nnunet_names import from_nnunet_state, to_nnunet_state
 from framework.networks.unet import UNet
-from framework.plans import Configuration
+from framework.plans import Configuration, Plans
 from trainers.dataset_preparation import prepare_segmentation_dataset
 from trainers.fold_validation import FoldValidation, validate_fold
 from trainers.nnunet_checkpoint import nnunet_logging
@@ -56,7 +56,7 @@ class SegmentationTrainer(BaseTrainer):
         architecture = self.configuration.architecture
         if architecture is None:
             raise PlansError(
-                f"{self._experiment.plans.source}: configuration '{self.configuration.name}' has no 'architecture'. "
+                f"{self.plans.source}: configuration '{self.configuration.name}' has no 'architecture'. "
                 "Add one, or override build_network in a trainer."
             )
         return build_network(
@@ -144,8 +144,26 @@ class SegmentationTrainer(BaseTrainer):
     @cached_property
     def labels(self) -> Labels:
         return Labels.from_dataset_json(
-            self._experiment.dataset_json, self._experiment.preprocessed_folder / "dataset.json"
+            self._experiment.dataset_json, self.dataset_folder / "dataset.json"
         )
+
+    @property
+    def plans(self) -> Plans:
+        return self._experiment.plans
+
+    @property
+    def dataset_folder(self) -> Path:
+        """``PREPROCESSED/DATASET``."""
+        return self._experiment.preprocessed_folder
+
+    @property
+    def dataset_reader(self) -> str:
+        """Name of the image reader and writer."""
+        return self.plans.image_reader_writer
+
+    @property
+    def file_ending(self) -> str:
+        return self._experiment.dataset_json["file_ending"]
 
     @property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -165,7 +183,7 @@ class SegmentationTrainer(BaseTrainer):
         return Augmentation.from_plans(
             self.configuration.augmentation,
             self.configuration.patch_size,
-            f"{self._experiment.plans.source}: configurations.{self.configuration.name}.augmentation",
+            f"{self.plans.source}: configurations.{self.configuration.name}.augmentation",
         )
 
     @property
@@ -176,7 +194,7 @@ class SegmentationTrainer(BaseTrainer):
     @cached_property
     def _fold(self) -> tuple[list[str], list[str]]:
         cases = list_cases(self._experiment.data_folder)
-        splits = load_or_create_splits(self._experiment.preprocessed_folder, cases)
+        splits = load_or_create_splits(self.dataset_folder, cases)
         return fold_cases(splits, self._experiment.fold, cases)
 
     @property

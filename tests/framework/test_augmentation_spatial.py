@@ -78,7 +78,7 @@ def label_weights(labels: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np
     return values, np.stack(weights)
 
 
-@pytest.fixture()
+@pytest.fixture
 def scene() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(5)
     image = rng.standard_normal((22, 30, 26)).astype(np.float32)
@@ -207,3 +207,14 @@ def test_scaling_by_one_half_of_a_constant_image_stays_constant_up_to_its_border
     resample_image(image, draw.matrix(), origin, output)
     assert math.isclose(output.min().item(), 3.0, rel_tol=1e-6)
     assert math.isclose(output.max().item(), 3.0, rel_tol=1e-6)
+
+
+def test_grid_sample_used_on_other_devices_gives_the_same_image(scene: tuple[np.ndarray, np.ndarray]) -> None:
+    from framework.augmentation.spatial import _grid_sample, _interpolate
+
+    image = torch.from_numpy(scene[0])[None]
+    matrix = DRAWS_3D[1].matrix()
+    first, second = torch.empty((1, 13, 18, 16)), torch.empty((1, 13, 18, 16))
+    _interpolate(image, matrix, np.array([3.0, 8.0, 7.0]), first)
+    _grid_sample(image, matrix, np.array([3.0, 8.0, 7.0]), second)
+    np.testing.assert_allclose(first, second, atol=3e-5)

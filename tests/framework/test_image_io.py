@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import multiprocessing
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from framework.data.labels import Labels
 from framework.errors import CaseError, DatasetError, FoldwiseError, UnknownNameError
 
 LABELS = Labels({"background": 0, "liver": 1, "tumour": 2})
+GEOMETRY = {"spacing": (0.7, 0.7, 1.5), "origin": (0, 0, 0), "direction": (1, 0, 0, 0, 1, 0, 0, 0, 1)}
 DIRECTION = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -275,6 +279,26 @@ def test_missing_files_and_wrong_channel_counts_are_told(tmp_path: Path) -> None
     image = save(tmp_path / "a_0000.nii.gz", scan())
     with pytest.raises(CaseError, match=r"1 channel\(s\) were read .* dataset.json names 2"):
         check_case([image], None, LABELS, "a", num_channels=2)
+
+
+def _write_on_a_full_disk(path: Path, limit: int) -> str:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    noise = np.random.default_rng(0).integers(0, 200, (20, 30, 30))
+    try:
+        write_segmentation(noise, path, {"sitk_stuff": GEOMETRY, "spacing": [1.5, 0.7, 0.7]})
+    except FoldwiseError as error:
+        return str(error)
+    return "written"
+
+
+@pytest.mark.parametrize("limit", [10, 5000])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_a_full_disk_leaves_no_half_segmentation(tmp_path: Path, ending: str, limit: int) -> None:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        message = pool.apply(_write_on_a_full_disk, (tmp_path / f"a{ending}", limit))
+    assert f"a{ending} could not be written" in message
+    assert not list(tmp_path.iterdir())
 
 
 def test_readers_are_found_by_ending_and_by_name() -> None:

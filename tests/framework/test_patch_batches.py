@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from framework.augmentation import Augmentation
-from framework.data.case_index import CaseIndex
 from framework.data.labels import LabelKey, Labels
 from framework.data.patch_batches import PatchBatches, SampleRecipe, with_slots
 from framework.data.patch_sampling import rank_slots
@@ -28,7 +27,6 @@ class MemoryStore:
     ) -> None:
         self.cases, self.keys = cases, keys
         self.boxes: list[tuple[slice, ...]] = []
-        self.location_calls = 0
 
     def shape(self, case: str) -> tuple[int, ...]:
         return self.cases[case][0].shape
@@ -41,7 +39,6 @@ class MemoryStore:
         return data[(slice(None), *box)], segmentation[(slice(None), *box)]
 
     def class_locations(self, case: str) -> dict[LabelKey, np.ndarray]:
-        self.location_calls += 1
         segmentation = self.cases[case][1]
         found: dict[LabelKey, Any] = {}
         for key in self.keys:
@@ -141,8 +138,7 @@ def test_a_pickled_maker_makes_the_same_batches() -> None:
 
 
 def test_another_process_makes_the_same_batches() -> None:
-    batches = make_batches(make_store(), num := (12, 14, 10))
-    assert num
+    batches = make_batches(make_store())
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         data, target = pool.apply(_as_arrays, (batches, 3))
     expected = batches(3)
@@ -354,12 +350,10 @@ def test_cases_that_do_not_fit_together_are_named() -> None:
     data, segmentation = store.cases["case_1"]
     store.cases["case_1"] = (data[:1], segmentation)
     with pytest.raises(CaseError, match=r"'case_[01]': it has [12] channels, other cases have [12]"):
-        for iteration in range(10):
-            make_batches(store)(iteration)
+        list(map(make_batches(store), range(10)))
     store.cases["case_1"] = (data, segmentation[:, :5])
     with pytest.raises(CaseError, match="'case_1': its segmentation ends before"):
-        for iteration in range(10):
-            make_batches(store)(iteration)
+        list(map(make_batches(store), range(10)))
 
 
 def test_an_empty_list_of_cases_is_refused() -> None:
@@ -371,20 +365,6 @@ def test_reading_and_finishing_can_happen_apart() -> None:
     batches = make_batches(make_store())
     patches = pickle.loads(pickle.dumps(batches.read(2)))
     assert equal(batches.finish(patches.to("cpu")), batches(2))
-
-
-def test_locations_are_looked_up_once_and_forgotten_when_there_are_too_many() -> None:
-    store = make_store(count=3)
-    index = CaseIndex(store)
-    for _ in range(3):
-        assert list(index.locations("case_0")) == [1, 2]
-    assert store.location_calls == 1
-    small = CaseIndex(store, location_bytes=1)
-    for case in ("case_0", "case_1", "case_0"):
-        voxels = small.locations(case)[2]
-        assert voxels.dtype == np.uint16
-        np.testing.assert_array_equal(voxels, np.argwhere(store.cases[case][1] == 2)[:, 1:])
-    assert store.location_calls == 4
 
 
 def test_a_jump_to_iteration_one_million_costs_nothing() -> None:

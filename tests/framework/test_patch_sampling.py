@@ -61,7 +61,7 @@ def test_random_corners_are_uniform_and_reach_both_borders() -> None:
 
 
 def test_a_chosen_voxel_lies_in_the_middle_of_its_patch() -> None:
-    locations = {1: np.array([[20, 21, 22]])}
+    locations = {1: np.array([[0, 20, 21, 22]])}
     drawn = draw_patch(np.random.default_rng(0), (50, 50, 50), (8, 9, 10), [1], locations)
     assert (drawn.label, drawn.voxel) == (1, (20, 21, 22))
     assert drawn.corner == (20 - 4, 21 - 4, 22 - 5)
@@ -69,20 +69,20 @@ def test_a_chosen_voxel_lies_in_the_middle_of_its_patch() -> None:
 
 def test_a_patch_is_moved_in_at_the_near_border_and_overhangs_at_the_far_one() -> None:
     # nnU-Net clamps the lower bound only.
-    locations = {1: np.array([[1, 49, 1]])}
+    locations = {1: np.array([[0, 1, 49, 1]])}
     drawn = draw_patch(np.random.default_rng(0), (50, 50, 4), (8, 8, 8), [1], locations)
     assert drawn.corner == (0, 45, -2)
 
 
 def test_voxels_of_small_integer_types_do_not_wrap_around() -> None:
-    locations = {1: np.array([[0, 1, 2]], dtype=np.uint16)}
+    locations = {1: np.array([[0, 0, 1, 2]], dtype=np.uint16)}
     drawn = draw_patch(np.random.default_rng(0), (3, 3, 3), (16, 16, 16), [1], locations)
     assert drawn.corner == (-7, -7, -6)
 
 
 def test_classes_and_their_voxels_are_equally_likely() -> None:
     rng = np.random.default_rng(0)
-    locations = {1: np.array([[5, 5, 5]]), (1, 2): np.array([[6, 6, i] for i in range(10)])}
+    locations = {1: np.array([[0, 5, 5, 5]]), (1, 2): np.array([[0, 6, 6, i] for i in range(10)])}
     drawn = [draw_patch(rng, (20, 20, 20), (4, 4, 4), list(locations), locations) for _ in range(20_000)]
     assert abs(sum(d.label == 1 for d in drawn) / 20_000 - 0.5) < 0.015
     voxels = np.bincount([d.voxel[2] for d in drawn if d.label == (1, 2) and d.voxel], minlength=10)

@@ -1,0 +1,140 @@
+"""nnU-Net's ``.b2nd`` files: how an array is divided into chunks and blocks, and how it is compressed.
+
+A block is what one core unpacks at a time, a chunk is what is stored together. The rule makes a random
+patch touch few of both.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_BLOCK_BYTES = 128 * 1024  # fits into the second-level cache of a core
+MAX_CHUNK_BYTES = 6 * 1024**2  # fits into the share that a core has of the third-level cache
+_CHUNK_TO_PATCH = 1.5  # longest useful chunk, in patches
+_COMPRESSION_LEVEL = 5
+
+
+def block_and_chunk_shape(
+    shape: Sequence[int], patch_size: Sequence[int], itemsize: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Block and chunk shape for an array, by nnU-Net's rule.
+
+    Args:
+        shape: (C, X, Y, Z) of the array.
+        patch_size: (X, Y, Z), or (Y, Z) for slices along the first spatial axis.
+        itemsize: bytes for one voxel.
+
+    Returns:
+        Two shapes (1, X, Y, Z).
+    """
+    image = [int(length) for length in shape[1:]]
+    patch = [int(length) for length in patch_size]
+    patch = [1] * (len(image) - len(patch)) + patch
+    target = [
+        min(length, max(1, math.floor(_CHUNK_TO_PATCH * wanted))) for length, wanted in zip(image, patch)
+    ]
+    block = _block(image, patch, target, MAX_BLOCK_BYTES // itemsize)
+    chunk = _chunk(image, patch, target, block, MAX_CHUNK_BYTES // itemsize)
+    return (1, *block), (1, *chunk)
+
+
+def _block(image: list[int], patch: list[int], target: list[int], max_voxels: int) -> list[int]:
+    """The smallest powers of two that cover a patch, shrunk evenly until they fit."""
+    block = [min(_power_of_two_from(wanted), length) for wanted, length in zip(patch, image)]
+    while math.prod(block) > max_voxels:
+        axis = max(range(len(block)), key=lambda i: (block[i] / target[i], i) if block[i] > 1 else (-1.0, i))
+        block[axis] = _power_of_two_from(block[axis]) // 2
+    return block
+
+
+def _chunk(
+    image: list[int], patch: list[int], target: list[int], block: list[int], max_voxels: int
+) -> list[int]:
+    """The block, enlarged by whole blocks along the axis that lags behind most, up to 1.5 patches."""
+    chunk = list(block)
+    growing = [i for i in range(len(chunk)) if patch[i] > 1 and chunk[i] < target[i]]
+    while growing:
+        axis = min(growing, key=lambda i: (chunk[i] / target[i], -image[i], i))
+        grown = list(chunk)
+        grown[axis] = min(chunk[axis] + block[axis], image[axis], target[axis])
+        if math.prod(grown) > max_voxels:
+            growing.remove(axis)
+            continue
+        chunk = grown
+        if chunk[axis] >= target[axis]:
+            growing.remove(axis)
+    return chunk
+
+
+def packed(array: np.ndarray, patch_size: Sequence[int]) -> bytes:
+    """The content of a ``.b2nd`` file for an array (C, X, Y, Z)."""
+    import blosc2
+
+    array = np.ascontiguousarray(array)
+    block, chunk = block_and_chunk_shape(array.shape, patch_size, array.itemsize)
+    parameters = _compression(_better_filter(array, block, chunk))
+    # The frame is built in memory: blosc2 writing to a full disk fails in ways that cannot all be caught.
+    return blosc2.asarray(array, chunks=chunk, blocks=block, cparams=parameters, contiguous=True).to_cframe()
+
+
+def open_packed(path: Path | str, num_threads: int = 1) -> Any:
+    """A ``.b2nd`` file as a blosc2 array, mapped into memory; nothing is unpacked until it is indexed.
+
+    Raises:
+        OSError: the file is missing, truncated, or no blosc2 array.
+    """
+    import blosc2
+
+    try:
+        array = blosc2.open(str(path), mode="r", mmap_mode=_mmap_mode(), dparams={"nthreads": num_threads})
+    except (RuntimeError, ValueError) as error:
+        raise OSError(f"truncated or damaged ({error})") from error
+    if not isinstance(array, blosc2.NDArray):
+        raise OSError(f"it holds a {type(array).__name__}, expected an array")
+    return array
+
+
+def _mmap_mode() -> str | None:
+    # Windows denies access to a file that another process has mapped.
+    return "r" if os.name != "nt" else None
+
+
+def _compression(filter_: Any) -> dict[str, Any]:
+    import blosc2
+
+    # One thread: several would order the blocks of a chunk by chance, and equal arrays would give unequal
+    # files.
+    return {
+        "codec": blosc2.Codec.LZ4HC,
+        "clevel": _COMPRESSION_LEVEL,
+        "filters": [filter_],
+        "nthreads": 1,
+    }
+
+
+def _better_filter(array: np.ndarray, block: Sequence[int], chunk: Sequence[int]) -> Any:
+    """SHUFFLE if it makes the chunk in the middle of the array smaller, else no filter."""
+    import blosc2
+
+    starts = [(length - part) // 2 for length, part in zip(array.shape, chunk)]
+    middle = np.ascontiguousarray(
+        array[tuple(slice(start, start + part) for start, part in zip(starts, chunk))]
+    )
+    sizes = {}
+    for filter_ in (blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE):
+        trial = blosc2.asarray(
+            middle, chunks=middle.shape, blocks=tuple(block), cparams=_compression(filter_)
+        )
+        sizes[filter_] = trial.schunk.cbytes
+    return min(sizes, key=lambda filter_: sizes[filter_])  # the first one on a tie
+
+
+def _power_of_two_from(number: int) -> int:
+    """The smallest power of two that is at least `number`."""
+    return 1 << max(0, number - 1).bit_length()

@@ -1,0 +1,144 @@
+"""From the `architecture` block of a plans file to a network."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import nn
+
+from framework.errors import PlansError, did_you_mean
+from framework.networks.unet import PlainConvUNet, ResidualEncoderUNet
+
+OWN_NETWORKS: dict[str, type[nn.Module]] = {
+    network.__name__: network for network in (PlainConvUNet, ResidualEncoderUNet)
+}
+"""Networks of ours, under the names that nnU-Net's plans use. A dotted path in front of them is ignored
+where it leads into nnU-Net's own package."""
+
+_NNUNET_PACKAGE = "dynamic_network_architectures"
+_INPUT_NAMES = ("input_channels", "in_channels")
+_OUTPUT_NAMES = ("num_classes", "out_channels", "output_channels")
+
+
+class ArchitectureLike(Protocol):
+    """What `build_network` reads."""
+
+    @property
+    def network_class_name(self) -> str: ...
+    @property
+    def arch_kwargs(self) -> Mapping[str, Any]: ...
+    @property
+    def requires_import(self) -> Sequence[str]: ...
+
+
+def build_network(
+    architecture: ArchitectureLike,
+    num_input_channels: int,
+    num_output_channels: int,
+    deep_supervision: bool = False,
+) -> nn.Module:
+    """The network that a configuration describes, with fresh weights.
+
+    Args:
+        architecture: class name, constructor arguments, and which of these name a class to import. The
+            class is one of `OWN_NETWORKS`, or any `nn.Module` on the import path, as "package.module.Class"
+            or "package.module:Class". Its constructor takes the number of channels as `input_channels` and
+            `num_classes`, or as `in_channels` and `out_channels`.
+        num_input_channels: C.
+        num_output_channels: K, heads of the network.
+        deep_supervision: ask for outputs at several resolutions, where the constructor has such an argument.
+
+    Raises:
+        PlansError: the class does not exist, is no network, or does not take these arguments.
+    """
+    name = architecture.network_class_name
+    network_class = find_network_class(name)
+    arguments = dict(architecture.arch_kwargs)
+    for key in architecture.requires_import:
+        if arguments.get(key) is not None:
+            arguments[key] = _import_module_class(arguments[key], f"architecture.arch_kwargs.{key}")
+    accepted, accepts_any = _accepted_arguments(network_class)
+    for candidates, number in ((_INPUT_NAMES, num_input_channels), (_OUTPUT_NAMES, num_output_channels)):
+        known = [candidate for candidate in candidates if candidate in accepted]
+        if not known and not accepts_any:
+            raise PlansError(
+                f"architecture: the network '{name}' has no argument {' or '.join(candidates)}, so its "
+                f"number of channels cannot be set. Its arguments: {', '.join(accepted)}. "
+                "Wrap it in a class that has one."
+            )
+        arguments[(known or candidates)[0]] = number
+    if "deep_supervision" in accepted:
+        arguments["deep_supervision"] = deep_supervision
+    else:
+        arguments.pop("deep_supervision", None)
+    unknown = [key for key in arguments if key not in accepted and not accepts_any]
+    if unknown:
+        hints = "".join(f" '{key}' is not one of them.{did_you_mean(key, accepted)}" for key in unknown)
+        raise PlansError(f"architecture: the network '{name}' takes {', '.join(accepted)}.{hints}")
+    try:
+        network = network_class(**arguments)
+    except PlansError:
+        raise
+    except (TypeError, ValueError, AssertionError) as error:
+        raise PlansError(
+            f"architecture: the network '{name}' could not be built: {error}. Correct arch_kwargs in the "
+            f"plans; its arguments are {', '.join(accepted)}."
+        ) from error
+    initialise = getattr(network, "initialize", None)
+    if callable(initialise):  # nnU-Net's convention for networks that come with their own initialisation
+        network.apply(initialise)
+    return network
+
+
+def find_network_class(name: str) -> type[nn.Module]:
+    """One of our networks by nnU-Net's name, or any `nn.Module` class on the import path.
+
+    Raises:
+        PlansError: there is no such class, or it is no `nn.Module`.
+    """
+    package, short_name = name.replace(":", ".").split(".")[0], name.replace(":", ".").split(".")[-1]
+    if package in (_NNUNET_PACKAGE, short_name):
+        if short_name in OWN_NETWORKS:
+            return OWN_NETWORKS[short_name]
+        known = ", ".join(OWN_NETWORKS)
+        raise PlansError(
+            f"architecture: Foldwise has no network '{name}'.{did_you_mean(short_name, OWN_NETWORKS)} "
+            f"Known by name: {known}. Any other torch.nn.Module is named in full, as package.module.Class."
+        )
+    return _import_module_class(name, "architecture.network_class_name")
+
+
+def _import_module_class(path: Any, where: str) -> type[nn.Module]:
+    """The `nn.Module` class at a dotted path. Nothing else can be named: plans must not call any function."""
+    if isinstance(path, type) and issubclass(path, nn.Module):
+        return path
+    if not isinstance(path, str) or not all(
+        part.isidentifier() for part in path.replace(":", ".").split(".")
+    ):
+        raise PlansError(f"{where}: {path!r} does not name a class. Write it as package.module.Class.")
+    module_name, _, class_name = path.replace(":", ".").rpartition(".")
+    found = None
+    if module_name:
+        try:
+            found = getattr(importlib.import_module(module_name), class_name, None)
+        except ImportError as error:
+            raise PlansError(
+                f"{where}: '{path}' cannot be imported: {error}. Install its package, or correct the name."
+            ) from error
+    if found is None:
+        raise PlansError(
+            f"{where}: '{path}' does not exist. Write the full path of a class, as in torch.nn.LeakyReLU."
+        )
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise PlansError(f"{where}: '{path}' is no torch.nn.Module class, so it cannot be part of a network.")
+    return found
+
+
+def _accepted_arguments(network_class: type[nn.Module]) -> tuple[list[str], bool]:
+    """Names of the constructor's arguments, and whether it takes any others as well."""
+    parameters = inspect.signature(network_class).parameters.values()
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    return names, any(each.kind is each.VAR_KEYWORD for each in parameters)

@@ -1,0 +1,1 @@
+"""From raw scans to plans and preprocessed cases, by nnU-Net's rules and with its numbers."""

@@ -1,0 +1,147 @@
+"""The fingerprint of a dataset: spacings, shapes and foreground intensities; all that planning looks at.
+
+``dataset_fingerprint.json`` is nnU-Net's, with the same numbers: the same voxels are sampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from framework.data.image_io import check_case, reader_name_for
+from framework.data.labels import Labels
+from framework.data.raw_dataset import RawCase, RawDataset
+from framework.errors import DatasetError
+from framework.preprocessing.crop import crop_to_nonzero
+from framework.preprocessing.parallel import CasePool, Progress
+
+FILE_NAME = "dataset_fingerprint.json"
+
+_NUM_SAMPLES = 100_000_000
+"""Foreground voxels that are drawn from all cases together, in equal shares."""
+_SEED = 1234
+
+
+@dataclass(frozen=True)
+class CaseFingerprint:
+    """What one case contributes."""
+
+    spacing: tuple[float, ...]
+    shape: tuple[int, ...]
+    """After cropping to the region with content."""
+    relative_size: float
+    """Voxels after cropping to voxels before."""
+    samples: list[tuple[np.ndarray, np.ndarray]]
+    """For each channel the distinct intensities drawn, and how often each; empty without foreground."""
+
+
+def extract_fingerprint(
+    raw_dataset: RawDataset, pool: CasePool | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The fingerprint of a raw dataset, as it stands in ``dataset_fingerprint.json``.
+
+    Raises:
+        DatasetError: lists every case that cannot be used; or the dataset has no case, or no foreground.
+    """
+    if not raw_dataset.cases:
+        raise DatasetError(
+            f"{raw_dataset.folder} holds no training case. Add scans to imagesTr and labelsTr."
+        )
+    reader = reader_name_for(raw_dataset.file_ending, raw_dataset.dataset_json)
+    num_samples = _NUM_SAMPLES // len(raw_dataset.cases)
+    num_channels = len(raw_dataset.channel_names)
+    arguments = {
+        name: (case, raw_dataset.labels, num_channels, reader, num_samples)
+        for name, case in raw_dataset.cases.items()
+    }
+    with pool or CasePool() as opened:
+        cases = list(opened.run(fingerprint_of_case, arguments, "fingerprint", progress).values())
+    return {
+        "foreground_intensity_properties_per_channel": {
+            str(channel): _statistics([case.samples[channel] for case in cases], raw_dataset)
+            for channel in range(num_channels)
+        },
+        "median_relative_size_after_cropping": float(np.median([case.relative_size for case in cases])),
+        "shapes_after_crop": [list(case.shape) for case in cases],
+        "spacings": [list(case.spacing) for case in cases],
+    }
+
+
+def fingerprint_of_case(
+    case: RawCase, labels: Labels, num_channels: int, reader: str, num_samples: int
+) -> CaseFingerprint:
+    """Read one case and take its contribution. CaseError if it cannot be used."""
+    data, segmentation, properties = check_case(
+        case.images, case.label, labels, case.name, num_channels, reader
+    )
+    assert segmentation is not None  # training cases have labels
+    cropped, segmentation, _ = crop_to_nonzero(data, segmentation)
+    return CaseFingerprint(
+        spacing=tuple(float(length) for length in properties["spacing"]),
+        shape=cropped.shape[1:],
+        relative_size=cropped[0].size / data[0].size,
+        samples=sample_foreground(cropped, segmentation[0] > 0, num_samples),
+    )
+
+
+def sample_foreground(
+    data: np.ndarray, foreground: np.ndarray, num_samples: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draw foreground voxels with replacement, so that small and large cases count alike.
+
+    Args:
+        data: (C, X, Y, Z).
+        foreground: (X, Y, Z) mask.
+
+    Returns:
+        For each channel (distinct values, how often each was drawn). The draws are nnU-Net's; counting them
+        needs far less memory than keeping them, since there are many more draws than voxels.
+    """
+    random = np.random.RandomState(_SEED)
+    samples = []
+    for channel in data:
+        values = channel[foreground]
+        if len(values):
+            drawn = random.randint(0, len(values), num_samples)  # what RandomState.choice draws
+            distinct, inverse = np.unique(values, return_inverse=True)
+            counts = np.bincount(inverse, np.bincount(drawn, minlength=len(values)), len(distinct))
+            samples.append((distinct[counts > 0], counts[counts > 0].astype(np.int64)))
+        else:
+            samples.append((values, np.zeros(0, np.int64)))
+    return samples
+
+
+def _statistics(samples: list[tuple[np.ndarray, np.ndarray]], raw_dataset: RawDataset) -> dict[str, float]:
+    """Statistics over the draws of all cases together, for one channel."""
+    pooled = np.concatenate([values for values, _ in samples])
+    if not len(pooled):
+        raise DatasetError(
+            f"{raw_dataset.folder / 'labelsTr'}: no label image has any foreground, so there is nothing "
+            "to learn. Check the label values against 'labels' in dataset.json."
+        )
+    values, inverse = np.unique(pooled, return_inverse=True)
+    counts = np.bincount(inverse, np.concatenate([number for _, number in samples]), len(values))
+    ends = np.cumsum(counts)
+    exact = values.astype(np.float64)
+    mean = float(np.average(exact, weights=counts))
+    # nnU-Net computes in float32, with the mean rounded to it
+    variance = float(np.average((exact - mean) ** 2, weights=counts))
+    return {
+        "max": float(values[-1]),
+        "mean": float(np.float32(mean)),
+        "median": _percentile(values, ends, 50.0),
+        "min": float(values[0]),
+        "percentile_00_5": _percentile(values, ends, 0.5),
+        "percentile_99_5": _percentile(values, ends, 99.5),
+        "std": float(np.float32(np.sqrt(variance))),
+    }
+
+
+def _percentile(values: np.ndarray, ends: np.ndarray, percentile: float) -> float:
+    """Percentile (linear between neighbours) of sorted distinct `values` that reach up to rank `ends`."""
+    position = percentile / 100 * (ends[-1] - 1)
+    below = np.floor(position)
+    first, second = values[np.searchsorted(ends, [below, min(below + 1, ends[-1] - 1)], side="right")]
+    return float(first + (second - first) * (position - below))
