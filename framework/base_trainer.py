@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from framework.batch_loader import Batches, as_batches
 from framework.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from framework.device import choose_device, execution_for, memory_format_for, to_device
+from framework.device import choose_device, execution_for, keep_freed_memory, memory_format_for, to_device
 from framework.errors import CheckpointError, FoldwiseError
 from framework.experiment import Experiment, checked_fold, find_plans
 from framework.extensions import location_of
@@ -341,6 +341,8 @@ class BaseTrainer(TrainerPoints, ABC):
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.execution.tf32
             torch.backends.cudnn.benchmark = True
+        if self.device.type == "cpu":
+            keep_freed_memory()
         seed_libraries(self.settings.seed, "network", 0)
         self.network = self.build_network().to(self.device)
         if self.execution.channels_last:

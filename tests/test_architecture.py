@@ -19,11 +19,11 @@ MODULES = {
 BOTTOM = {
     "framework.errors", "framework.files", "framework.randomness", "framework.roots", "framework.validation",
     "framework.training_settings", "framework.legacy_plans", "framework.plans", "framework.run_folder",
-    "framework.schedules",
+    "framework.schedules", "framework.experiment",
 }  # fmt: skip
 LOOP = {
     "framework.base_trainer", "framework.hook", "framework.parameter_update", "framework.checkpoint",
-    "framework.history", "framework.batch_loader", "framework.device", "framework.optimizers", "framework.experiment",
+    "framework.history", "framework.batch_loader", "framework.device", "framework.optimizers",
     "framework.extensions",
 }  # fmt: skip
 PARTS = ("data", "augmentation", "networks", "losses", "inference", "evaluation", "preprocessing")
@@ -84,7 +84,7 @@ def test_parts_import_only_what_lies_below_them(part: str):
                 continue
             allowed = imported in BOTTOM or imported == "framework.checkpoint" or room(imported) in ALLOWED[part]
             # The predictor finds trainers by name and rebuilds a run from its record.
-            if part == "inference" and imported in ("framework.experiment", "framework.extensions", "framework.device"):
+            if part == "inference" and imported in ("framework.extensions", "framework.device"):
                 allowed = True
             assert allowed, f"{name} imports {imported}"
 

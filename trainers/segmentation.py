@@ -16,6 +16,7 @@ from framework.checkpoint import load_checkpoint
 from framework.data.batch import SegmentationBatch
 from framework.data.labels import Labels
 from framework.data.patch_batches import PatchBatches
+from framework.device import memory_format_for
 from framework.data.splits import fold_cases, load_or_create_splits
 from framework.data.store import CaseStore, list_cases
 from framework.errors import CheckpointError, FoldwiseError, PlansError
@@ -89,11 +90,7 @@ class SegmentationTrainer(BaseTrainer):
 
     def compute_losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
         """Dice and cross-entropy; leaves the full-resolution output in ``batch.logits`` for further losses."""
-        data = batch.data
-        if self.execution.channels_last:
-            layout = torch.channels_last_3d if data.ndim == 5 else torch.channels_last
-            data = data.contiguous(memory_format=layout)
-        outputs = self.forward(data)
+        outputs = self.forward(batch.data.contiguous(memory_format=self._memory_format))
         batch.outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         batch.logits = batch.outputs[0]
         assert self.loss is not None
@@ -126,6 +123,10 @@ class SegmentationTrainer(BaseTrainer):
             self.network.decoder.num_outputs = wanted
             assert isinstance(self.loss, SegmentationLoss)
             self.loss.output_weights = deep_supervision_weights(resolutions)
+
+    @cached_property
+    def _memory_format(self) -> torch.memory_format:
+        return memory_format_for(self.network) if self.execution.channels_last else torch.contiguous_format
 
     # ---------------------------------------------------------------- what the parts are made from
 

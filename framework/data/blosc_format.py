@@ -78,8 +78,11 @@ def packed(array: np.ndarray, patch_size: Sequence[int]) -> bytes:
 
     array = np.ascontiguousarray(array)
     block, chunk = block_and_chunk_shape(array.shape, patch_size, array.itemsize)
-    parameters = _compression(_better_filter(array, block, chunk))
     # The frame is built in memory: blosc2 writing to a full disk fails in ways that cannot all be caught.
+    trial = _better_packed_middle(array, block, chunk)
+    if trial.shape == array.shape:
+        return trial.to_cframe()
+    parameters = _compression(trial.cparams.filters[0])
     return blosc2.asarray(array, chunks=chunk, blocks=block, cparams=parameters, contiguous=True).to_cframe()
 
 
@@ -118,21 +121,22 @@ def _compression(filter_: Any) -> dict[str, Any]:
     }
 
 
-def _better_filter(array: np.ndarray, block: Sequence[int], chunk: Sequence[int]) -> Any:
-    """SHUFFLE if it makes the chunk in the middle of the array smaller, else no filter."""
+def _better_packed_middle(array: np.ndarray, block: Sequence[int], chunk: Sequence[int]) -> Any:
+    """The chunk in the middle of the array, packed with SHUFFLE if that makes it smaller, else without a "
+    "filter."""
     import blosc2
 
     starts = [(length - part) // 2 for length, part in zip(array.shape, chunk)]
     middle = np.ascontiguousarray(
         array[tuple(slice(start, start + part) for start, part in zip(starts, chunk))]
     )
-    sizes = {}
-    for filter_ in (blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE):
-        trial = blosc2.asarray(
-            middle, chunks=middle.shape, blocks=tuple(block), cparams=_compression(filter_)
+    trials = [
+        blosc2.asarray(
+            middle, chunks=middle.shape, blocks=tuple(block), cparams=_compression(filter_), contiguous=True
         )
-        sizes[filter_] = trial.schunk.cbytes
-    return min(sizes, key=lambda filter_: sizes[filter_])  # the first one on a tie
+        for filter_ in (blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE)
+    ]
+    return min(trials, key=lambda trial: trial.schunk.cbytes)  # the first one on a tie
 
 
 def _power_of_two_from(number: int) -> int:

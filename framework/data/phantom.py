@@ -25,13 +25,13 @@ Modality = Literal["mr", "ct"]
 _TISSUES: dict[str, tuple[float, float, float]] = {
     "air": (0.0, 0.0, -1000.0),
     "fat": (0.92, 0.75, -95.0),
-    "muscle": (0.42, 0.25, 50.0),
+    "muscle": (0.40, 0.25, 50.0),
     "bone": (0.12, 0.10, 480.0),
     "marrow": (0.70, 0.50, 210.0),
-    "organ": (0.58, 0.40, 105.0),
-    "kidney": (0.27, 0.66, 165.0),
+    "organ": (0.62, 0.40, 105.0),
+    "kidney": (0.24, 0.66, 165.0),
     "vessel": (0.80, 0.15, 190.0),
-    "lesion": (0.37, 0.82, 60.0),
+    "lesion": (0.30, 0.82, 60.0),
 }
 _CHANNEL_NAMES = ("MR_T1", "MR_T2")
 _MR_SCALE = 1000.0  # scanners store MR brightness as integers of about this size
@@ -47,7 +47,7 @@ def phantom_case(
     num_labels: int = 3,
     dimensions: int = 3,
     modality: Modality = "mr",
-    noise: float = 0.045,
+    noise: float = 0.035,
     variation: float = 0.08,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
@@ -96,7 +96,7 @@ def make_phantom_dataset(
     num_labels: int = 3,
     dimensions: int = 3,
     modality: Modality = "mr",
-    noise: float = 0.045,
+    noise: float = 0.035,
     variation: float = 0.08,
     seed: int = 0,
     file_ending: str = ".nii.gz",
@@ -234,7 +234,7 @@ def _scan(
     if modality == "ct":
         image += np.float32(noise * 400) * rng.standard_normal(grid.shape, dtype=np.float32)
         return np.clip(np.rint(image), *_CT_RANGE).astype(np.float32)
-    image *= np.exp(0.2 * smooth_noise(rng, grid, 1.2 * max(grid.half_size)))
+    image *= np.exp(0.17 * smooth_noise(rng, grid, 1.2 * max(grid.half_size)))
     # The magnitude of a complex signal with Gaussian noise in both parts is Rician.
     real = image + np.float32(noise) * rng.standard_normal(grid.shape, dtype=np.float32)
     imaginary = np.float32(noise) * rng.standard_normal(grid.shape, dtype=np.float32)

@@ -188,7 +188,7 @@ class _Patient:
         rim = self.scale * self._around(0.09, 0.3) * (1 + 0.3 * smooth_noise(self.rng, self.grid, self.scale))
         inside = self._add("muscle", outline - rim)
         # lobes of fat between the organs, as bright as vessels
-        lobes = smooth_noise(self.rng, self.grid, 0.22 * self.scale) - self._around(0.85, 0.2)
+        lobes = smooth_noise(self.rng, self.grid, 0.22 * self.scale) - self._around(1.0, 0.2)
         self._add("fat", np.minimum(0.12 * self.scale * lobes, inside - 0.04 * self.scale))
         spine = self._ellipsoid((0, 0.62, 0), (9, 0.15, 0.18), bend=0.06, jitter=0.02)
         self._add("bone", spine)
@@ -264,7 +264,7 @@ class _Patient:
         """One to four round spots deep inside of the organ."""
         axes = self.grid.axes
         for _ in range(int(self.rng.integers(1, 5))):
-            radius = self.scale * self.rng.uniform(0.085, 0.17)
+            radius = self.scale * self.rng.uniform(0.11, 0.2)
             deep = np.flatnonzero(organ.ravel() > 0.6 * radius)
             if not len(deep):
                 deep = np.array([int(organ.argmax())])

@@ -17,7 +17,7 @@ from framework.inference.tiles import (
     tile_slices,
     tile_starts,
 )
-from framework.networks.speed import single_output
+from framework.networks.outputs import single_output
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished tiles and of all tiles."""

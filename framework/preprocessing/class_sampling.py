@@ -14,7 +14,7 @@ _MIN_SHARE = 0.01  # of a label's voxels, where that is more
 
 
 def keys_to_sample(labels: Labels) -> tuple[LabelKey, ...]:
-    """Labels or regions to sample; with an ignore label also all annotated voxels, under a key of their own."""
+    """Labels or regions to sample; with an ignore label also all annotated voxels, under their own key."""
     if labels.ignore_label is None:
         return labels.foreground_keys
     return (*labels.foreground_keys, (-1, *labels.all_labels))

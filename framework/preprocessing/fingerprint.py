@@ -38,7 +38,7 @@ class CaseFingerprint:
 
 
 def extract_fingerprint(
-    raw_dataset: RawDataset, pool: CasePool | None = None, progress: Progress | None = None
+    raw_dataset: RawDataset, pool: CasePool, progress: Progress | None = None
 ) -> dict[str, Any]:
     """The fingerprint of a raw dataset, as it stands in ``dataset_fingerprint.json``.
 
@@ -56,8 +56,7 @@ def extract_fingerprint(
         name: (case, raw_dataset.labels, num_channels, reader, num_samples)
         for name, case in raw_dataset.cases.items()
     }
-    with pool or CasePool() as opened:
-        cases = list(opened.run(fingerprint_of_case, arguments, "fingerprint", progress).values())
+    cases = list(pool.run(fingerprint_of_case, arguments, "fingerprint", progress).values())
     return {
         "foreground_intensity_properties_per_channel": {
             str(channel): _statistics([case.samples[channel] for case in cases], raw_dataset)

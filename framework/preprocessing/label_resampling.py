@@ -16,7 +16,7 @@ _POINTS_AT_ONCE = 1 << 17
 
 
 def sampling_coordinates(num_in: int, num_out: int) -> np.ndarray:
-    """Where the centres of the new voxels of an axis lie, in old voxels; the outermost ones are moved inside."""
+    """Where the centres of the new voxels of an axis lie, in old voxels; none is outside of the image."""
     coordinates = (np.arange(num_out) + 0.5) * (num_in / num_out) - 0.5
     return np.clip(coordinates, 0, num_in - 1)
 

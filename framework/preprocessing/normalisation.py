@@ -24,7 +24,7 @@ def zscore(image: np.ndarray, inside: np.ndarray | None, properties: Mapping[str
 
 
 def ct(image: np.ndarray, inside: np.ndarray | None, properties: Mapping[str, float]) -> None:
-    """Clip to the 0.5 and 99.5 percentiles of the dataset's foreground; then its mean to 0, deviation to 1."""
+    """Clip to the 0.5 and 99.5 percentiles of the dataset's foreground; its mean to 0, deviation to 1."""
     np.clip(image, properties["percentile_00_5"], properties["percentile_99_5"], out=image)
     image -= properties["mean"]
     image /= max(properties["std"], _SMALLEST_DIVISOR)

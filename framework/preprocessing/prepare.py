@@ -20,7 +20,7 @@ from framework.preprocessing import fingerprint as fingerprints
 from framework.preprocessing.manifest import Manifest, preprocessing_settings
 from framework.preprocessing.parallel import CasePool, Progress, usable_cpus
 from framework.preprocessing.planner import plan_dataset
-from framework.preprocessing.preprocess import check_supported, preprocess_case
+from framework.preprocessing.preprocess import check_supported, copy_if_changed, preprocess_case
 from framework.preprocessing.presets import load_preset, preset_names, preset_of_plans
 from framework.roots import dataset_name, preprocessed_root, raw_root
 
@@ -146,8 +146,8 @@ def write_plans(path: Path, plans: dict[str, Any], overwrite: bool = False) -> N
         if not overwrite:
             raise DatasetError(
                 f"{path} exists and differs from what would be planned now: "
-                f"{', '.join(_differences(existing, planned))}. Nothing was changed. Give the new plans a name of "
-                "their own, move the old ones away, or ask to overwrite them."
+                f"{', '.join(_differences(existing, planned))}. Nothing was changed. Give the new plans a "
+                "name of their own, move the old ones away, or ask to overwrite them."
             )
     Plans.from_dict(planned, path)  # what is written can be read
     write_json(path, planned)
@@ -175,8 +175,8 @@ def preprocess_dataset(
     manifests: dict[str, Manifest] = {}
     targets: dict[str, list[tuple[str, Path]]] = {}
     folders: dict[str, Path] = {}
-    for name in configuration_names:
-        configuration = plans.configuration(name)
+    configurations = {name: plans.configuration(name) for name in configuration_names}
+    for name, configuration in configurations.items():
         check_supported(plans, configuration)
         folder = preprocessed_folder / configuration.data_identifier
         if folder in folders.values():
@@ -187,6 +187,13 @@ def preprocess_dataset(
             if not manifests[name].is_current(case):
                 targets.setdefault(case.name, []).append((name, folder))
     _copy_dataset_files(raw_dataset, preprocessed_folder)
+    references = {
+        case: preprocessed_folder / "gt_segmentations" / f"{case}{raw_dataset.file_ending}"
+        for case in raw_dataset.cases
+    }
+    for name, case in raw_dataset.cases.items():
+        if name not in targets and case.label is not None:
+            copy_if_changed(case.label, references[name])
     if not targets:
         return
     for name in {name for pairs in targets.values() for name, _ in pairs}:
@@ -196,7 +203,6 @@ def preprocess_dataset(
         for name, _ in targets[case]:
             manifests[name].add(raw_dataset.cases[case])
 
-    references = preprocessed_folder / "gt_segmentations"
     arguments = {
         case: (
             raw_dataset.cases[case],
@@ -204,8 +210,8 @@ def preprocess_dataset(
             len(raw_dataset.channel_names),
             plans.image_reader_writer,
             plans,
-            tuple(pairs),
-            references / f"{case}{raw_dataset.file_ending}",
+            tuple((configurations[name], folder) for name, folder in pairs),
+            references[case],
         )
         for case, pairs in targets.items()
     }

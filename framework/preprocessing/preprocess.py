@@ -105,8 +105,8 @@ def preprocess_case(
     num_channels: int,
     reader: str,
     plans: Plans,
-    targets: Sequence[tuple[str, Path]],
-    reference_file: Path | None,
+    targets: Sequence[tuple[Configuration, Path]],
+    reference_file: Path,
 ) -> None:
     """Read one case, once, and write it for one or several configurations.
 
@@ -123,15 +123,13 @@ def preprocess_case(
     assert segmentation is not None  # training cases have labels
     assert case.label is not None
     try:
-        for name, folder in targets:
-            configuration = plans.configuration(name)
+        for configuration, folder in targets:
             data, target, extended = preprocess_array(
                 image, segmentation, properties, plans, configuration, labels
             )
             assert target is not None
             write_case(folder, case.name, data, target, extended, configuration.patch_size)
-        if reference_file is not None:
-            _copy_if_changed(case.label, reference_file)
+        copy_if_changed(case.label, reference_file)
     except CaseError:
         raise
     except FoldwiseError as error:
@@ -170,7 +168,8 @@ def _resampled(
     return RESAMPLING[function](array, *geometry, **arguments)
 
 
-def _copy_if_changed(source: Path, target: Path) -> None:
+def copy_if_changed(source: Path, target: Path) -> None:
+    """Copy a file, unless the copy has its size and is not older."""
     wanted = source.stat()
     if target.is_file():
         found = target.stat()

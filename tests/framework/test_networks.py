@@ -25,7 +25,8 @@ from framework.networks import (
     to_nnunet_state,
 )
 from framework.networks.instance_norm import can_join, instance_norm_activation
-from framework.networks.speed import keep_freed_memory, memory_format_of, single_output
+from framework.device import keep_freed_memory, memory_format_for
+from framework.networks.outputs import single_output
 from framework.plans import Architecture
 
 GOLDEN: dict[str, list[tuple[float, float, float]]] = {}  # filled below
@@ -134,8 +135,8 @@ GOLDEN.update(
 def test_same_weights_give_the_logits_of_nnunet(name: str, layout: str) -> None:
     network, data = build(name), some_input(name)
     if layout == "channels_last":
-        network = network.to(memory_format=memory_format_of(network))
-        data = data.to(memory_format=memory_format_of(network))
+        network = network.to(memory_format=memory_format_for(network))
+        data = data.to(memory_format=memory_format_for(network))
     with torch.no_grad():
         outputs = network(data)
     outputs = outputs if isinstance(outputs, list) else [outputs]

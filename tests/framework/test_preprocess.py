@@ -201,10 +201,12 @@ def test_data_of_another_program_is_used_as_it_is(tmp_path: Path) -> None:
     preprocess_dataset(RawDataset.open(raw_folder), out, plans, ["some"], num_processes=1)
     (out / "foldwise" / "data.json").unlink()
     (out / "data" / "ball_2.pkl").unlink()
+    (out / "gt_segmentations" / "ball_0.nii.gz").unlink()
     ages = {path.name: path.stat().st_mtime_ns for path in (out / "data").iterdir()}
     preprocess_dataset(RawDataset.open(raw_folder), out, plans, ["some"], num_processes=1)
     kept = {name for name, age in ages.items() if (out / "data" / name).stat().st_mtime_ns == age}
     assert kept == {f"ball_{index}{end}" for index in (0, 1) for end in (".b2nd", "_seg.b2nd", ".pkl")}
+    assert (out / "gt_segmentations" / "ball_0.nii.gz").is_file()
     with pytest.raises(DatasetError, match=r"another program.*spacing.*data_identifier"):
         preprocess_dataset(
             RawDataset.open(raw_folder), out, _plans([2.0, 2.0, 2.0]), ["some"], num_processes=1
