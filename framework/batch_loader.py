@@ -83,7 +83,7 @@ class BatchLoader:
         numbers = range(self.position, _ENDLESS)
         series = _Series(self.make_batch, self.cycle)
         if self.num_workers == 0:
-            return map(series.make, numbers)
+            return map(_as_in_a_worker(series.make), numbers)
         return iter(
             DataLoader(
                 series,
@@ -160,6 +160,20 @@ class _Series(Dataset):  # type: ignore[type-arg]
         except Exception as error:
             # Sent as a value: the loader's own way would lose the type and the fields of the error.
             return _Failure(error)
+
+
+def _as_in_a_worker(make: MakeBatch) -> MakeBatch:
+    """With one thread, as workers compute: sums over several threads are rounded differently."""
+
+    def make_with_one_thread(number: int) -> Any:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return make(number)
+        finally:
+            torch.set_num_threads(threads)
+
+    return make_with_one_thread
 
 
 class _Failure:

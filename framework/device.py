@@ -57,8 +57,9 @@ def execution_for(settings: TrainingSettings, device: torch.device) -> Execution
     workers = settings.num_workers
     if workers == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        # On a GPU the cores are free for data; on a CPU they are what trains.
-        workers = min(8, max(1, cores - 1)) if cuda else min(1, cores - 1)
+        # With a GPU the cores are free for data. On a CPU they are what trains, and a worker that takes one of
+        # them away for a moment makes all threads of the training wait.
+        workers = min(8, max(1, cores - 1)) if cuda else 0
 
     def decided(value: Any, automatic: Any) -> Any:
         return automatic if value == "auto" else value

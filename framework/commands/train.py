@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from framework.commands.common import DONE, REQUEUE, parse_overrides, run_command
@@ -51,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    # A thread that waits for another spins for a while before it sleeps. By default that is so long that one busy
+    # process beside the training makes it thirty times slower (benchmarks/busy_machine.py).
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Only now: torch takes seconds to import, and --help should not.
     from framework.experiment import checked_fold, trainer_in_plans
     from framework.extensions import find_hook, find_trainer

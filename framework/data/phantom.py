@@ -29,9 +29,9 @@ _TISSUES: dict[str, tuple[float, float, float]] = {
     "bone": (0.12, 0.10, 480.0),
     "marrow": (0.70, 0.50, 210.0),
     "organ": (0.62, 0.40, 105.0),
-    "kidney": (0.24, 0.66, 165.0),
+    "kidney": (0.20, 0.66, 165.0),
     "vessel": (0.80, 0.15, 190.0),
-    "lesion": (0.30, 0.82, 60.0),
+    "lesion": (0.28, 0.82, 60.0),
 }
 _CHANNEL_NAMES = ("MR_T1", "MR_T2")
 _MR_SCALE = 1000.0  # scanners store MR brightness as integers of about this size

@@ -232,7 +232,7 @@ class _Patient:
             self._add(f"gland_{index + 1}", np.minimum(gland, inside), len(_NAMED) + 1 + index)
 
     def _add_organs(self, inside: np.ndarray) -> np.ndarray:
-        kidney = self._ellipsoid((0.05, 0.3, 0.42), (0.5, 0.25, 0.17), bend=0.15)
+        kidney = self._ellipsoid((0.05, 0.3, 0.42), (0.6, 0.28, 0.21), bend=0.15)
         hilum = self._ellipsoid((0.05, 0.24, 0.28), (0.25, 0.09, 0.09), bend=0.05)
         kidney = np.minimum(np.minimum(kidney, -hilum), inside)
         self._add("kidney", kidney, self._label(2))

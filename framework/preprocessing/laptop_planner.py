@@ -13,7 +13,7 @@ from framework.errors import PlansError
 from framework.preprocessing.network_cost import multiply_adds
 from framework.preprocessing.patch_fitting import Fit, capped_batch_size, initial_topology, shrunk
 from framework.preprocessing.rules import PlannerRules
-from framework.preprocessing.topology import Topology
+from framework.preprocessing.topology import Topology, topology_for
 
 _BACKWARD_AND_FORWARD = 3  # gradients for the input and for the weights cost one forward pass each
 
@@ -49,7 +49,7 @@ def fit_to_compute(
     # as flat as the image is, down to a few slices. This is the geometric mean of that rule and of cubes in
     # millimetres.
     reference = [(median / length) ** 0.5 for median, length in zip(median_shape, spacing)]
-    topology = initial_topology(rules, spacing, median_shape)
+    topology = _inside(rules, initial_topology(rules, spacing, median_shape), spacing, median_shape)
     while cost(topology, budget.min_features) > gmacs:
         smaller = shrunk(rules, topology, spacing, reference)
         if smaller is None:
@@ -74,3 +74,18 @@ def fit_to_compute(
         architecture,
         capped_batch_size(rules, min(batch_size, budget.max_batch_size), topology, dataset_voxels),
     )
+
+
+def _inside(
+    rules: PlannerRules, topology: Topology, spacing: Sequence[float], median_shape: Sequence[float]
+) -> Topology:
+    """The patch without padding: an axis that was rounded up beyond the median image is rounded down.
+
+    Padding is arithmetic spent on nothing, and a patch that is a little smaller than the image makes the tiles
+    of a prediction overlap, which averages errors away.
+    """
+    patch_size = [
+        length - divisor if length > limit and length > divisor else length
+        for length, limit, divisor in zip(topology.patch_size, median_shape, topology.divisors)
+    ]
+    return topology_for(spacing, patch_size, rules.min_feature_map_edge)

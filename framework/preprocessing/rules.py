@@ -40,6 +40,10 @@ class PlannerRules:
     blocks_per_stage_decoder: tuple[int, ...] = (2,)
     base_features: int = field(default=32, metadata=at_least(1))
     """Channels of the first stage; they double with each stage."""
+    full_resolution_features: int | None = None
+    """Channels at full resolution, if they shall not follow from `base_features`."""
+    full_resolution_blocks: int | None = None
+    """Convolutions at full resolution, on the way down and up, if not those of the other stages."""
     max_features: PerDimension = field(default_factory=lambda: {"2d": 512, "3d": 320})
     min_feature_map_edge: int = field(default=4, metadata=at_least(1))
 
@@ -109,21 +113,25 @@ class PlannerRules:
         """The ``architecture`` object of a configuration, with the lists in the order of nnU-Net's files."""
         num_stages, num_axes = len(strides), len(strides[0])
         is_residual = "Residual" in self.network_class_name
+        most = int(self.max_features[f"{num_axes}d"])
+        features = [min(most, base_features * 2**stage) for stage in range(num_stages)]
+        encoder = _repeated(self.blocks_per_stage_encoder, num_stages)
+        decoder = _repeated(self.blocks_per_stage_decoder, num_stages - 1)
+        if self.full_resolution_features is not None:
+            features[0] = min(features[0], self.full_resolution_features)
+        if self.full_resolution_blocks is not None:
+            encoder[0] = self.full_resolution_blocks
+            decoder[-1:] = [self.full_resolution_blocks] * len(decoder[-1:])
         return {
             "network_class_name": self.network_class_name,
             "arch_kwargs": {
                 "n_stages": num_stages,
-                "features_per_stage": [
-                    min(int(self.max_features[f"{num_axes}d"]), base_features * 2**stage)
-                    for stage in range(num_stages)
-                ],
+                "features_per_stage": features,
                 "conv_op": f"torch.nn.modules.conv.Conv{num_axes}d",
                 "kernel_sizes": [list(kernel) for kernel in kernel_sizes],
                 "strides": [list(stride) for stride in strides],
-                "n_blocks_per_stage" if is_residual else "n_conv_per_stage": _repeated(
-                    self.blocks_per_stage_encoder, num_stages
-                ),
-                "n_conv_per_stage_decoder": _repeated(self.blocks_per_stage_decoder, num_stages - 1),
+                "n_blocks_per_stage" if is_residual else "n_conv_per_stage": encoder,
+                "n_conv_per_stage_decoder": decoder,
                 "conv_bias": True,
                 "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{num_axes}d",
                 "norm_op_kwargs": {"eps": 1e-05, "affine": True},
