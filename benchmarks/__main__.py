@@ -13,7 +13,9 @@ from benchmarks.yardstick import set_up
 
 
 def names() -> list[str]:
-    return [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "runner", "yardstick")]
+    return [
+        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "runner", "yardstick")
+    ]
 
 
 def main() -> int:

@@ -66,7 +66,11 @@ class Stopwatch(Hook):
 
 def settings() -> TrainingSettings:
     return TrainingSettings(
-        num_epochs=2, iterations_per_epoch=ITERATIONS, validation_iterations_per_epoch=0, num_workers=0, channels_last=False
+        num_epochs=2,
+        iterations_per_epoch=ITERATIONS,
+        validation_iterations_per_epoch=0,
+        num_workers=0,
+        channels_last=False,
     )
 
 
@@ -115,5 +119,5 @@ def hook_microseconds(num_hooks: int = 16, steps: int = 20000) -> float:
 
 def run(repeat: int) -> Result:
     ours, bare = interleave(repeat, our_loop, bare_loop)
-    notes = [f"16 hooks that do nothing, attached at every point: {hook_microseconds():.1f} microseconds a step (goal: under 50)"]
+    notes = [f"16 hooks that do nothing at every point: {hook_microseconds():.1f} microseconds a step (goal: under 50)"]
     return Result("s", ours, bare, labels=("BaseTrainer with its default hooks", "bare PyTorch loop"), notes=notes)

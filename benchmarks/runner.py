@@ -53,7 +53,8 @@ def machine() -> str:
 
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        lines = [line for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        with open("/proc/cpuinfo") as file:
+            lines = [line for line in file if line.startswith("model name")]
         model = lines[0].split(":", 1)[1].strip() if lines else model
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{os.cpu_count()} cores of {model}{gpu}; Python {platform.python_version()}, torch {torch.__version__}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,37 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from framework.batch_loader import Batches, as_batches
-from framework.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from framework.checkpoint import save_checkpoint
 from framework.device import choose_device, execution_for, keep_freed_memory, memory_format_for, to_device
-from framework.errors import CheckpointError, FoldwiseError
 from framework.experiment import Experiment, checked_fold, find_plans
-from framework.extensions import location_of
 from framework.history import History
-from framework.hook import Hook, TrainerPoints, check_hook, check_points, dispatch_table
+from framework.hook import Hook, HookList, TrainerPoints
+from framework.hooks import default_hooks, hooks_from_settings
+from framework.loss_weights import LossWeights
 from framework.optimizers import build_optimizer
 from framework.parameter_update import ParameterUpdate
+from framework.progress import Progress
 from framework.randomness import seed_libraries
 from framework.roots import dataset_name
 from framework.run_folder import RunFolder
 from framework.schedules import build_schedule
+from framework.trainer_state import restore_trainer, resume_trainer, trainer_state
 from framework.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Outputs = dict[str, Any]
-
-
-@dataclass
-class Progress:
-    """How far a training has come. A step is one batch; an iteration is one update, of one or more steps."""
-
-    epochs_completed: int = 0
-    phase: str = "between epochs"
-    steps_completed: int = 0
-    validation_steps_completed: int = 0
-    validation_epochs_completed: int = 0
-    finished: bool = False
 
 
 class BaseTrainer(TrainerPoints, ABC):
@@ -90,12 +79,10 @@ class BaseTrainer(TrainerPoints, ABC):
         self.report: Callable[[str], None] = print
         self._validation_requested = False
         self._is_set_up = False
-        self._train_outputs: list[Outputs] = []
-        self._validation_outputs: list[Outputs] = []
-        self._hooks: list[Hook] = []
-        self._dispatch: dict[str, tuple[Callable[..., None], ...]] = {}
-        check_points(type(self).__name__, self, leading_arguments=())
-        self.attach(*self.default_hooks(), *_hooks_from_settings(self.settings), *hooks)
+        self.train_outputs: list[Outputs] = []
+        self.validation_outputs: list[Outputs] = []
+        self._hooks = HookList(self)
+        self.attach(*self.default_hooks(), *hooks_from_settings(self.settings), *hooks)
 
     # ---------------------------------------------------------------- the loop
 
@@ -130,7 +117,7 @@ class BaseTrainer(TrainerPoints, ABC):
             self.progress.finished = True
             self._announce("on_train_end")
         except BaseException as error:
-            self._announce_exception(error)
+            self._hooks.announce_guarded("on_exception", self.report, error)
             raise
         finally:
             self._tear_down()
@@ -148,7 +135,7 @@ class BaseTrainer(TrainerPoints, ABC):
                 self._run_step()
                 if self._is_left_now():
                     return
-            self._announce("on_train_epoch_end", self._train_outputs)
+            self._announce("on_train_epoch_end", self.train_outputs)
             progress.phase = "validation" if self._validation_is_due() else "after validation"
             if progress.phase == "validation":
                 self._announce("on_validation_epoch_start")
@@ -158,7 +145,7 @@ class BaseTrainer(TrainerPoints, ABC):
                 self._run_validation_step()
                 if self._is_left_now():
                     return
-            self._announce("on_validation_epoch_end", self._validation_outputs)
+            self._announce("on_validation_epoch_end", self.validation_outputs)
             progress.validation_epochs_completed += 1
         self._complete_epoch()
         self._announce("on_epoch_end")
@@ -173,7 +160,7 @@ class BaseTrainer(TrainerPoints, ABC):
         self._announce("on_step_start", batch)
         outputs = self.train_step(batch)
         self._announce("on_step_end", outputs)
-        self._train_outputs.append(outputs)
+        self.train_outputs.append(outputs)
         self.progress.steps_completed += 1
 
     def _run_validation_step(self) -> None:
@@ -181,7 +168,7 @@ class BaseTrainer(TrainerPoints, ABC):
         batch = to_device(next(self.validation_batches), self.device)
         seed_libraries(self.settings.seed, "validation step", number)
         with torch.no_grad():
-            self._validation_outputs.append(self.validation_step(batch))
+            self.validation_outputs.append(self.validation_step(batch))
         self.progress.validation_steps_completed += 1
 
     # ------------------------------------------------- what a subclass must say
@@ -235,7 +222,7 @@ class BaseTrainer(TrainerPoints, ABC):
     def train_step(self, batch: Any) -> Outputs:
         """Losses, backward, update. Returns detached tensors that stay on the device."""
         with self.update.autocast():
-            losses, outputs = self._weighted_losses(batch)
+            losses, outputs = self._losses(batch)
         self._announce("on_loss", losses)
         self.update(losses["loss"], self._announce)
         return outputs
@@ -243,7 +230,7 @@ class BaseTrainer(TrainerPoints, ABC):
     def validation_step(self, batch: Any) -> Outputs:
         """The same losses with the same weights, without gradients."""
         with self.update.autocast():
-            _, outputs = self._weighted_losses(batch)
+            _, outputs = self._losses(batch)
         return outputs
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -255,8 +242,6 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def default_hooks(self) -> list[Hook]:
         """Losses, console, files, checkpoints, signals: what every training wants."""
-        from framework.hooks import default_hooks
-
         return default_hooks(self)
 
     @classmethod
@@ -320,22 +305,10 @@ class BaseTrainer(TrainerPoints, ABC):
 
         With a `tag` exactly that checkpoint is used; CheckpointError if it is missing.
         """
-        if self.run_folder is None:
-            raise CheckpointError("this trainer has no run folder to resume from.")
-        if tag is not None:
-            path = self.run_folder.checkpoint(tag)
-            self.load_state_dict(load_checkpoint(path), source=path)
-            return True
-        found = newest_checkpoint([self.run_folder.checkpoint(tag) for tag in ("final", "latest", "best")], self.report)
-        if found is None:
-            return False
-        path, state = found
-        self.load_state_dict(state, source=path)
-        self.report(f"resuming from {path.name}: {self._position()}")
-        return True
+        return resume_trainer(self, tag)
 
     def setup(self) -> None:
-        """Build all parts, in the order in which they depend on each other. Called once; calling it again does nothing."""
+        """Build all parts, in the order in which they depend on each other; a second call does nothing."""
         if self._is_set_up:
             return
         if self.device.type == "cuda":
@@ -352,10 +325,12 @@ class BaseTrainer(TrainerPoints, ABC):
             self.loss = self.loss.to(self.device)
         self.optimizer = self.build_optimizer([p for p in self.network.parameters() if p.requires_grad])
         self.schedule = self.build_schedule()
-        self._loss_weights = {
-            name: self._schedule(spec, f"training.loss_weights.{name}")
-            for name, spec in self.settings.loss_weights.items()
-        }
+        self._loss_weights = LossWeights(
+            {
+                name: self._schedule(spec, f"training.loss_weights.{name}")
+                for name, spec in self.settings.loss_weights.items()
+            }
+        )
         self.update = self.build_update()
         training, validation = self.build_batches()
         self.training_batches = self._batches(training)
@@ -367,62 +342,23 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, under nnU-Net's keys where it has them."""
-        return {
-            "network_weights": self.network.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.update.scaler.state_dict() or None,
-            "current_epoch": self.progress.epochs_completed,
-            "trainer_name": type(self).__name__,
-            "foldwise": {
-                "trainer": location_of(type(self)),
-                "progress": asdict(self.progress),
-                "update": self.update.state_dict(),
-                "loss": self.loss.state_dict() if self.loss is not None else {},
-                "history": self.history.state_dict(),
-                "hooks": {hook.name: hook.state_dict() for hook in self.hooks},
-                "train_outputs": self._train_outputs,
-                "validation_outputs": self._validation_outputs,
-                "settings": self.settings.to_dict(),
-                "experiment": self.experiment.to_record() if self.experiment else None,
-            },
-        }
+        return trainer_state(self)
 
     def load_state_dict(self, state: dict[str, Any], source: Path | str = "checkpoint") -> None:
         """Take back what `state_dict` returned. CheckpointError if it does not fit this trainer."""
         self.setup()
-        try:
-            self.load_network_weights(state["network_weights"])
-            self.optimizer.load_state_dict(state["optimizer_state"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{source} does not fit this trainer's network or optimizer: {error} "
-                "Resume with the trainer and plans that the run was started with."
-            ) from error
-        own = state.get("foldwise")
-        if own is None:
-            self.progress = Progress(epochs_completed=int(state["current_epoch"]))
-        else:
-            self.progress = Progress(**own["progress"])
-            if self.settings.num_epochs > own["settings"]["num_epochs"]:
-                self.progress.finished = False  # the run was made longer
-            self.update.load_state_dict(own["update"])
-            if self.loss is not None:
-                self.loss.load_state_dict(own["loss"])
-            self.history.load_state_dict(own["history"])
-            self._train_outputs = to_device(own["train_outputs"], self.device)
-            self._validation_outputs = to_device(own["validation_outputs"], self.device)
-            for hook in self.hooks:
-                if hook.name in own["hooks"]:
-                    hook.load_state_dict(own["hooks"][hook.name])
-        self.training_batches.seek(self.global_step)
-        if self._has_validation:
-            per_epoch = self.settings.validation_iterations_per_epoch
-            done = self.progress.validation_epochs_completed * per_epoch + self.progress.validation_steps_completed
-            self.validation_batches.seek(done)
+        restore_trainer(self, state, source)
 
     def load_network_weights(self, weights: dict[str, Tensor]) -> None:
         """Load weights as they are named in a checkpoint."""
         self.network.load_state_dict(weights)
+
+    def seek_batches(self) -> None:
+        """Continue the batches where the progress says."""
+        self.training_batches.seek(self.global_step)
+        if self._has_validation:
+            completed, inside = self.progress.validation_epochs_completed, self.progress.validation_steps_completed
+            self.validation_batches.seek(completed * self.settings.validation_iterations_per_epoch + inside)
 
     def save_checkpoint(self, tag: str) -> None:
         """Write ``checkpoint_<tag>.pth`` into the run folder."""
@@ -434,25 +370,18 @@ class BaseTrainer(TrainerPoints, ABC):
     @property
     def hooks(self) -> tuple[Hook, ...]:
         """Attached hooks, in the order in which they are called."""
-        return tuple(self._hooks)
+        return self._hooks.hooks
 
     def attach(self, *hooks: Hook) -> None:
         """Add hooks; HookError for a misspelt point, a wrong signature, or a name that is taken."""
-        for hook in hooks:
-            check_hook(hook, self._hooks)
-            self._hooks.append(hook)
-        self._hooks.sort(key=lambda hook: hook.priority)
-        self._dispatch = dispatch_table(self, self._hooks)
+        self._hooks.attach(*hooks)
 
     def detach(self, name: str) -> Hook:
         """Remove and return the hook of that name."""
-        hook = next(hook for hook in self._hooks if hook.name == name)
-        self._hooks.remove(hook)
-        self._dispatch = dispatch_table(self, self._hooks)
-        return hook
+        return self._hooks.detach(name)
 
     def request_stop(self, reason: str, *, immediately: bool = False) -> None:
-        """Ask for the end: after this epoch, as a completed training; or `immediately`, at the next step, to be resumed."""
+        """Ask for the end: after this epoch as a completed training, or `immediately`, to be resumed."""
         self.stop_reason = reason
         self.interrupted = self.interrupted or immediately
 
@@ -471,10 +400,7 @@ class BaseTrainer(TrainerPoints, ABC):
     @property
     def global_step(self) -> int:
         """Training batches used so far, over all epochs."""
-        inside = self.progress.steps_completed if self.progress.phase == "training" else 0
-        return self.progress.epochs_completed * self.steps_per_epoch + (
-            inside if self.progress.phase in ("between epochs", "training") else self.steps_per_epoch
-        )
+        return self.progress.global_step(self.steps_per_epoch)
 
     @property
     def global_iteration(self) -> int:
@@ -488,22 +414,10 @@ class BaseTrainer(TrainerPoints, ABC):
     # ------------------------------------------------- inside
 
     def _announce(self, point: str, *results: Any) -> None:
-        for call in self._dispatch[point]:
-            call(*results)
-
-    def _announce_exception(self, error: BaseException) -> None:
-        for call in self._dispatch["on_exception"]:
-            try:
-                call(error)
-            except Exception as second:  # one failing hook must hide neither the others nor the error itself
-                self.report(f"warning: a hook failed in on_exception: {second!r}")
+        self._hooks.announce(point, *results)
 
     def _tear_down(self) -> None:
-        for call in reversed(self._dispatch["on_teardown"]):
-            try:
-                call()
-            except Exception as error:
-                self.report(f"warning: a hook failed in on_teardown: {error!r}")
+        self._hooks.announce_guarded("on_teardown", self.report, in_reverse=True)
         if self._is_set_up:
             self.training_batches.close()
             self.validation_batches.close()
@@ -513,7 +427,7 @@ class BaseTrainer(TrainerPoints, ABC):
         return self.progress.finished or reached or self.stop_reason is not None
 
     def _is_left_now(self) -> bool:
-        """At the border between two iterations: save what was asked for; True if the run is to be left, to be resumed."""
+        """Between two iterations: save what was asked for; True if the run is to be left, to be resumed."""
         if self.progress.steps_completed % self.settings.gradient_accumulation:
             return False  # half of an update's gradients are in no checkpoint
         if self.requested_checkpoints:
@@ -527,19 +441,17 @@ class BaseTrainer(TrainerPoints, ABC):
         self.requested_checkpoints -= taken
 
     def _begin_epoch(self) -> None:
-        self.progress.steps_completed = self.progress.validation_steps_completed = 0
-        self._train_outputs, self._validation_outputs = [], []
+        self.progress.begin_epoch()
+        self.train_outputs, self.validation_outputs = [], []
         self.data_wait_seconds = 0.0
         self.history.start_epoch()
 
     def _complete_epoch(self) -> None:
         self.history.add(lr=self.lr)
         self.history.complete_epoch(self.progress.epochs_completed)
-        self.progress.epochs_completed += 1
-        self.progress.phase = "between epochs"
-        self.progress.steps_completed = self.progress.validation_steps_completed = 0
+        self.progress.complete_epoch()
         self._validation_requested = False
-        self._train_outputs, self._validation_outputs = [], []
+        self.train_outputs, self.validation_outputs = [], []
 
     def _validation_is_due(self) -> bool:
         number = self.progress.epochs_completed + 1
@@ -548,20 +460,8 @@ class BaseTrainer(TrainerPoints, ABC):
             number % self.settings.validate_every_epochs == 0 or last or self._validation_requested
         )
 
-    def _weighted_losses(self, batch: Any) -> tuple[dict[str, Tensor], Outputs]:
-        """All parts and their weighted sum ``"loss"``; with their graph, and detached for the epoch's record."""
-        losses = self.compute_losses(batch)
-        count = max((part.numel() for part in losses.values() if part.ndim), default=0)
-        losses = {name: part.mean() if part.ndim else part for name, part in losses.items()}
-        losses["loss"] = torch.stack([self._loss_weight(name) * part.float() for name, part in losses.items()]).sum()
-        outputs: Outputs = {name: part.detach() for name, part in losses.items()}
-        if count:
-            outputs["num_elements"] = count
-        return losses, outputs
-
-    def _loss_weight(self, name: str) -> float:
-        schedule = self._loss_weights.get(name)
-        return 1.0 if schedule is None else schedule(self.global_iteration)
+    def _losses(self, batch: Any) -> tuple[dict[str, Tensor], Outputs]:
+        return self._loss_weights.weighted(self.compute_losses(batch), self.global_iteration)
 
     def _set_learning_rate(self) -> None:
         lr = self.schedule(self.global_iteration)
@@ -585,25 +485,3 @@ class BaseTrainer(TrainerPoints, ABC):
             pin_memory=self.device.type == "cuda",
             cycle=cycle,
         )
-
-    def _position(self) -> str:
-        progress = self.progress
-        text = f"{progress.epochs_completed} of {self.settings.num_epochs} epochs completed"
-        if progress.phase == "training":
-            text += f", {progress.steps_completed} of {self.steps_per_epoch} steps of the next"
-        return text
-
-
-def _hooks_from_settings(settings: TrainingSettings) -> list[Hook]:
-    from framework.extensions import find_hook
-    from framework.training_settings import named
-
-    hooks = []
-    for spec in settings.hooks:
-        name, arguments = named(spec, "training.hooks")
-        cls = find_hook(name)
-        try:
-            hooks.append(cls(**arguments))
-        except TypeError as error:
-            raise FoldwiseError(f"training.hooks: {name} cannot be built with {arguments!r}: {error}.") from None
-    return hooks

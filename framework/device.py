@@ -28,7 +28,9 @@ def choose_device(name: str | torch.device) -> torch.device:
     if kind not in ("cpu", "cuda", "mps"):
         raise FoldwiseError(f"-device {name}: not known. Use cpu, cuda (or cuda:1), or mps.")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise FoldwiseError(f"-device {name}: torch sees no CUDA device here. Use -device cpu, or install a CUDA build of torch.")
+        raise FoldwiseError(
+            f"-device {name}: torch sees no CUDA device here. Use -device cpu, or install a CUDA build of torch."
+        )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise FoldwiseError(f"-device {name}: torch sees no Apple GPU here. Use -device cpu.")
     return torch.device(name)

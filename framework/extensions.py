@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from framework.errors import FoldwiseError, UnknownNameError, did_you_mean
 
@@ -25,22 +26,14 @@ def trainer_table() -> dict[str, str]:
     return table
 
 
-def find_trainer(name: str) -> type:
+def find_trainer(name: str) -> Any:
     """The trainer class that `name` stands for. Only this one is imported."""
     from framework.base_trainer import BaseTrainer
 
     return find_class(name, base=BaseTrainer, kind="trainer", table=trainer_table())
 
 
-def find_hook(name: str) -> type:
-    """The hook class that `name` stands for; ours are in `framework.hooks`."""
-    from framework.hook import Hook
-    from framework.hooks import HOOKS
-
-    return find_class(name, base=Hook, kind="hook", table=HOOKS)
-
-
-def find_class(name: str, *, base: type, kind: str, table: Mapping[str, str]) -> type:
+def find_class(name: str, *, base: type, kind: str, table: Mapping[str, str]) -> Any:
     """Load the class and check what it is.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from framework.errors import HookError, did_you_mean
+from framework.errors import HookError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -140,32 +140,80 @@ class TrainerPoints:
     def on_teardown(self) -> None: ...
 
 
-def dispatch_table(trainer: TrainerPoints, hooks: Iterable[Hook]) -> dict[str, tuple[Callable[..., None], ...]]:
-    """For each point the methods to call, in order; only those that are really overridden."""
-    table = {}
-    for point in POINTS:
-        calls: list[Callable[..., None]] = []
-        if getattr(type(trainer), point) is not getattr(TrainerPoints, point) or point in vars(trainer):
-            calls.append(getattr(trainer, point))
+class HookList:
+    """The hooks of a trainer, and for each point the table of what is to be called."""
+
+    def __init__(self, trainer: TrainerPoints) -> None:
+        _check_points(type(trainer).__name__, trainer, leading_arguments=())
+        self._trainer = trainer
+        self._hooks: list[Hook] = []
+        self._dispatch = self._table()
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """In the order in which they are called."""
+        return tuple(self._hooks)
+
+    def attach(self, *hooks: Hook) -> None:
+        """Add hooks; HookError for a misspelt point, a wrong signature, or a name that is taken."""
         for hook in hooks:
-            if getattr(type(hook), point) is not getattr(Hook, point) or point in vars(hook):
-                calls.append(partial(getattr(hook, point), trainer))
-        table[point] = tuple(calls)
-    return table
+            _check_hook(hook, self._hooks)
+            self._hooks.append(hook)
+        self._hooks.sort(key=lambda hook: hook.priority)
+        self._dispatch = self._table()
+
+    def detach(self, name: str) -> Hook:
+        """Remove and return the hook of that name."""
+        found = [hook for hook in self._hooks if hook.name == name]
+        if not found:
+            raise UnknownNameError("hook", name, [hook.name for hook in self._hooks])
+        self._hooks.remove(found[0])
+        self._dispatch = self._table()
+        return found[0]
+
+    def announce(self, point: str, *results: Any) -> None:
+        """Call everything that listens at a point: the trainer itself first, then the hooks in order."""
+        for call in self._dispatch[point]:
+            call(*results)
+
+    def announce_guarded(
+        self, point: str, report: Callable[[str], None], *results: Any, in_reverse: bool = False
+    ) -> None:
+        """The same where one failing hook must hide neither the others nor the error that led here."""
+        calls = self._dispatch[point]
+        for call in reversed(calls) if in_reverse else calls:
+            try:
+                call(*results)
+            except Exception as error:
+                report(f"warning: a hook failed in {point}: {error!r}")
+
+    def _table(self) -> dict[str, tuple[Callable[..., None], ...]]:
+        """Only methods that are really overridden: a point that nobody listens at costs nothing."""
+        trainer = self._trainer
+        table = {}
+        for point in POINTS:
+            calls: list[Callable[..., None]] = []
+            if getattr(type(trainer), point) is not getattr(TrainerPoints, point):
+                calls.append(getattr(trainer, point))
+            for hook in self._hooks:
+                if getattr(type(hook), point) is not getattr(Hook, point):
+                    calls.append(partial(getattr(hook, point), trainer))
+            table[point] = tuple(calls)
+        return table
 
 
-def check_hook(hook: Hook, attached: Iterable[Hook]) -> None:
+def _check_hook(hook: Hook, attached: Iterable[Hook]) -> None:
     """Refuse what would silently never run: HookError names the nearest right point."""
     if not isinstance(hook, Hook):
         raise HookError(f"{hook!r} is not a Hook. Derive its class from framework.hook.Hook and pass an instance.")
-    check_points(type(hook).__name__, hook, leading_arguments=("trainer",))
+    _check_points(type(hook).__name__, hook, leading_arguments=("trainer",))
     if any(other is hook or other.name == hook.name for other in attached):
         raise HookError(
             f"a hook named '{hook.name}' is attached already. Set another name before attaching: hook.name = 'second'."
         )
 
 
-def check_points(owner: str, thing: object, leading_arguments: tuple[str, ...]) -> None:
+def _check_points(owner: str, thing: object, leading_arguments: tuple[str, ...]) -> None:
     """Every public ``on_*`` method must be a point of the loop and take what is passed there."""
     for attribute in dir(thing):
         if not attribute.startswith("on_"):

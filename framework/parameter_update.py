@@ -66,9 +66,7 @@ class ParameterUpdate:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision in which forward and loss are computed."""
-        return torch.autocast(
-            self.device.type, dtype=self.dtype, enabled=self.precision != "fp32", cache_enabled=True
-        )
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision != "fp32", cache_enabled=True)
 
     @property
     def dtype(self) -> torch.dtype:

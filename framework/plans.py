@@ -90,7 +90,11 @@ class Plans:
         for name in self.configuration_names:
             _, found = self._read_configuration(name)
             # A mistake that a child inherits is told once, where it stands.
-            told = {problem.replace(f"configurations.{other}", "") for other in self._ancestors(name) for problem in problems}
+            told = {
+                problem.replace(f"configurations.{other}", "")
+                for other in self._ancestors(name)
+                for problem in problems
+            }
             problems += [text for text in found if text.replace(f"configurations.{name}", "") not in told]
         if problems:
             raise PlansError("\n".join(problems))
@@ -182,7 +186,10 @@ class Plans:
     def _ancestors(self, name: str) -> list[str]:
         found: list[str] = []
         entries = self._raw["configurations"]
-        while isinstance(entries.get(name), dict) and (name := entries[name].get("inherits_from")) not in (None, *found):
+        while isinstance(entries.get(name), dict) and (name := entries[name].get("inherits_from")) not in (
+            None,
+            *found,
+        ):
             found.append(name)
         return found
 

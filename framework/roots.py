@@ -21,7 +21,7 @@ def raw_root() -> Path:
 
 
 def preprocessed_root() -> Path:
-    """Folder of preprocessed datasets: ``FW_PREPROCESSED``, else ``nnUNet_preprocessed``, else ``./fw_data/preprocessed``."""
+    """Preprocessed datasets: ``FW_PREPROCESSED``, else ``nnUNet_preprocessed``, else ``./fw_data/preprocessed``."""
     return _root("preprocessed")
 
 
@@ -37,7 +37,8 @@ def _root(kind: str) -> Path:
             folder = Path(value).expanduser()
             if kind == "raw" and not folder.is_dir():
                 raise DatasetError(
-                    f"{variable}={value} is not a folder. Set {variable} to the folder that holds your DatasetXXX_Name folders."
+                    f"{variable}={value} is not a folder. Set {variable} to the folder "
+                    "that holds your DatasetXXX_Name folders."
                 )
             return folder
     return Path("fw_data") / kind
@@ -69,7 +70,9 @@ def dataset_name(dataset: str | int) -> str:
         return fitting[0]
     places = f"{raw_root()} (FW_RAW) and {preprocessed_root()} (FW_PREPROCESSED)"
     if fitting:
-        raise DatasetError(f"dataset '{dataset}' fits more than one folder in {places}: {', '.join(fitting)}. Use the full name.")
+        raise DatasetError(
+            f"dataset '{dataset}' fits more than one folder in {places}: {', '.join(fitting)}. Use the full name."
+        )
     listed = ", ".join(known) or "none"
     hint = did_you_mean(wanted, [*known, *(name.split("_", 1)[1] for name in known)])
     raise DatasetError(

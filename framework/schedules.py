@@ -22,7 +22,7 @@ def poly(*, initial: float, duration: float, exponent: float = 0.9) -> Schedule:
 
 
 def cosine(*, initial: float, duration: float, final: float = 0.0, warmup: float = 0.0) -> Schedule:
-    """Linear from 0 over `warmup`, then half a cosine from `initial` to `final` (Loshchilov & Hutter 2017, SGDR, ICLR)."""
+    """Linear from 0 over `warmup`, then half a cosine down to `final` (Loshchilov & Hutter 2017, SGDR, ICLR)."""
 
     def value(t: float) -> float:
         if t < warmup:
@@ -56,7 +56,7 @@ def ramp(*, initial: float, start: float, stop: float, begin: float = 0.0, durat
 def piecewise(
     *, initial: float, milestones: list[float], factor: float | list[float] = 0.1, duration: float = 0.0
 ) -> Schedule:
-    """`initial`, multiplied by `factor` (one number, or one for each milestone) after every milestone that is passed."""
+    """`initial`, multiplied by `factor` (one number, or one for each milestone) after every milestone."""
     factors = factor if isinstance(factor, list) else [factor] * len(milestones)
     if len(factors) != len(milestones):
         raise PlansError(f"schedule 'piecewise': {len(milestones)} milestones but {len(factors)} factors.")
@@ -67,7 +67,9 @@ def piecewise(
     return lambda t: values[sum(t > milestone for milestone in milestones)]
 
 
-def listed(*, initial: float = 1.0, values: list[float], starts: list[float] | None = None, duration: float = 0.0) -> Schedule:
+def listed(
+    *, initial: float = 1.0, values: list[float], starts: list[float] | None = None, duration: float = 0.0
+) -> Schedule:
     """``initial * values[i]`` from ``starts[i]`` on (by default from t = i); the last value stays."""
     starts = list(range(len(values))) if starts is None else starts
     if not values or len(starts) != len(values):

@@ -26,9 +26,7 @@ class TrainingSettings:
 
     initial_lr: float = field(default=1e-2, metadata=at_least(0))
     weight_decay: float = field(default=3e-5, metadata=at_least(0))
-    optimizer: str | dict[str, Any] = field(
-        default_factory=lambda: {"name": "SGD", "momentum": 0.99, "nesterov": True}
-    )
+    optimizer: str | dict[str, Any] = field(default_factory=lambda: {"name": "SGD", "momentum": 0.99, "nesterov": True})
     schedule: str | dict[str, Any] = field(default_factory=lambda: {"name": "poly", "exponent": 0.9})
     gradient_clip_norm: float | None = field(default=12.0, metadata=at_least(0))
     gradient_accumulation: int = field(default=1, metadata=at_least(1))

@@ -23,7 +23,8 @@ BOTTOM = {
 }  # fmt: skip
 LOOP = {
     "framework.base_trainer", "framework.hook", "framework.parameter_update", "framework.checkpoint",
-    "framework.history", "framework.batch_loader", "framework.device", "framework.optimizers",
+    "framework.history", "framework.progress", "framework.loss_weights", "framework.trainer_state",
+    "framework.batch_loader", "framework.device", "framework.optimizers",
     "framework.extensions",
 }  # fmt: skip
 PARTS = ("data", "augmentation", "networks", "losses", "inference", "evaluation", "preprocessing")

@@ -37,7 +37,9 @@ def prepare_segmentation_dataset(
             preset = "example"
         else:
             where = "a GPU" if device.type == "cuda" else f"training on {device.type}"
-            report(f"no plans were named and {name} has none: planning with preset '{preset}', made for {where} (choose with -p)")
+            report(
+                f"no plans were named and {name} has none: planning with preset '{preset}', for {where} (choose: -p)"
+            )
     name, plans_file = prepare_dataset(name, [configuration], plans, preset=preset, say=report)
     if not (preprocessed_root() / name / "dataset.json").is_file():
         raise DatasetError(

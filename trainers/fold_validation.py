@@ -76,7 +76,11 @@ def validate_fold(trainer: SegmentationTrainer) -> dict[str, Any]:
     for name, key in zip(trainer.class_names, trainer.labels.foreground_keys):
         trainer.report(f"  {name}: Dice {summary['mean'][key]['Dice']:.4f}")
     trainer.report(f"mean validation Dice: {summary['foreground_mean']['Dice']:.4f}")
-    for what, path in (("scores", folder.validation_summary), ("progress", folder.progress_picture), ("picture", picture)):
+    for what, path in (
+        ("scores", folder.validation_summary),
+        ("progress", folder.progress_picture),
+        ("picture", picture),
+    ):
         trainer.report(f"{what + ':':10}{path}")
     return summary
 
@@ -126,7 +130,9 @@ def _predict_case(trainer: SegmentationTrainer, case: str) -> None:
     )
 
 
-def _draw_typical_case(trainer: SegmentationTrainer, summary: dict[str, Any], references: dict[str, Path]) -> Path | None:
+def _draw_typical_case(
+    trainer: SegmentationTrainer, summary: dict[str, Any], references: dict[str, Path]
+) -> Path | None:
     """A picture of the case whose Dice is the median: neither the best nor the worst that there is."""
     scored = []
     for case, entry in zip(references, summary["metric_per_case"]):

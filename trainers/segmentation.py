@@ -16,9 +16,9 @@ from framework.checkpoint import load_checkpoint
 from framework.data.batch import SegmentationBatch
 from framework.data.labels import Labels
 from framework.data.patch_batches import PatchBatches
-from framework.device import memory_format_for
 from framework.data.splits import fold_cases, load_or_create_splits
 from framework.data.store import CaseStore, list_cases
+from framework.device import memory_format_for
 from framework.errors import CheckpointError, FoldwiseError, PlansError
 from framework.experiment import Experiment
 from framework.hook import Hook
@@ -144,9 +144,7 @@ class SegmentationTrainer(BaseTrainer):
 
     @cached_property
     def labels(self) -> Labels:
-        return Labels.from_dataset_json(
-            self._experiment.dataset_json, self.dataset_folder / "dataset.json"
-        )
+        return Labels.from_dataset_json(self._experiment.dataset_json, self.dataset_folder / "dataset.json")
 
     @property
     def plans(self) -> Plans:

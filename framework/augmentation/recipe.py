@@ -150,9 +150,7 @@ class Augmentation:
         """Axes that training mirrors, and that prediction may mirror too; empty without mirroring."""
         if self.mirroring is None or self.mirroring.probability == 0:
             return ()
-        return (
-            self.geometry.mirror_axes if self.mirroring.axes is None else tuple(sorted(self.mirroring.axes))
-        )
+        return self.geometry.mirror_axes if self.mirroring.axes is None else tuple(sorted(self.mirroring.axes))
 
     def draw(self, rng: np.random.Generator, num_channels: int) -> AugmentationDraw:
         """Everything random about the augmentation of one sample."""
@@ -238,9 +236,7 @@ def _transform_class(name: str, where: str, problems: list[str]) -> type | None:
     except (ImportError, AttributeError) as error:
         problems.append(f"{where}: transform '{name}' cannot be imported: {error}.")
         return None
-    if not (
-        isinstance(found, type) and issubclass(found, IntensityTransform) and dataclasses.is_dataclass(found)
-    ):
+    if not (isinstance(found, type) and issubclass(found, IntensityTransform) and dataclasses.is_dataclass(found)):
         problems.append(
             f"{where}: '{name}' is not a transform. Derive a dataclass from "
             "framework.augmentation.IntensityTransform and give it `draw` and `apply`."

@@ -90,9 +90,7 @@ def source_box(
     return tuple(box)
 
 
-def origin_in_box(
-    corner: Sequence[int], patch_size: Sequence[int], box: Box, matrix: np.ndarray
-) -> np.ndarray:
+def origin_in_box(corner: Sequence[int], patch_size: Sequence[int], box: Box, matrix: np.ndarray) -> np.ndarray:
     """Where voxel (0, ..., 0) of the patch lies in the array that was read for `box`, on the turned axes."""
     first = len(box) - len(matrix)
     size = np.array(patch_size[first:], dtype=float)
@@ -157,9 +155,7 @@ class _Coordinates:
     one addition a voxel.
     """
 
-    def __init__(
-        self, step: np.ndarray, start: np.ndarray, patch: Sequence[int], device: torch.device
-    ) -> None:
+    def __init__(self, step: np.ndarray, start: np.ndarray, patch: Sequence[int], device: torch.device) -> None:
         self._first: list[Tensor] = []
         self._rest: list[Tensor] = []
         for factors, offset in zip(step, start):
@@ -175,9 +171,7 @@ class _Coordinates:
         return torch.add(self._first[axis][begin:end], self._rest[axis], out=output)
 
 
-def _line(
-    step: float, start: float, length: int, num_voxels: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _line(step: float, start: float, length: int, num_voxels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Lower neighbour (int64) and weight of the upper one for coordinates along an axis, clamped to it."""
     coordinates = (start + step * np.arange(length)).clip(0, num_voxels - 1)
     lower = np.minimum(np.floor(coordinates), max(num_voxels - 2, 0))
@@ -329,9 +323,7 @@ def _strongest_label(labels: Tensor, voxels: Tensor, matrix: np.ndarray, origin:
     return result
 
 
-def _corners(
-    flat: Tensor, index: Tensor, upper_weights: list[Tensor], box: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def _corners(flat: Tensor, index: Tensor, upper_weights: list[Tensor], box: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Labels and weights (2**axes, M) at the corners of the cells whose lowest corner is at `index`."""
     offsets = torch.zeros(1, dtype=torch.int64)
     weights = torch.ones((1, len(index)), device=index.device)

@@ -14,7 +14,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("dataset", metavar="DATASET", nargs="?", help="id, DatasetXXX_Name, or name")
     parser.add_argument("-d", dest="dataset_option", metavar="DATASET", help="the same, in nnU-Net's spelling")
-    parser.add_argument("--preset", default="default", metavar="P", help="default (nnU-Net's rules), laptop, or a JSON file")
+    parser.add_argument(
+        "--preset", default="default", metavar="P", help="default (nnU-Net's rules), laptop, or a JSON file"
+    )
     parser.add_argument("--clean", action="store_true", help="extract the fingerprint again even if there is one")
     parser.add_argument("-np", "--num-processes", type=int, metavar="N", help="processes (default: one per core)")
     return parser

@@ -12,14 +12,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fw_predict", description="Segment a folder of scans with trained folds.")
     parser.add_argument("-i", dest="source", required=True, metavar="IN", help="folder with CASE_0000.nii.gz, ...")
     parser.add_argument("-o", dest="target", required=True, metavar="OUT", help="folder for the label images")
-    parser.add_argument("-m", dest="model", metavar="FOLDER", help="model folder .../TRAINER__PLANS__CONFIG, or one fold of it")
-    parser.add_argument("-d", dest="dataset", metavar="DATASET", help="in place of -m, with -c: id, DatasetXXX_Name, or name")
+    parser.add_argument(
+        "-m", dest="model", metavar="FOLDER", help="model folder .../TRAINER__PLANS__CONFIG, or one fold of it"
+    )
+    parser.add_argument(
+        "-d", dest="dataset", metavar="DATASET", help="in place of -m, with -c: id, DatasetXXX_Name, or name"
+    )
     parser.add_argument("-c", dest="configuration", metavar="CONFIG", help="configuration, with -d")
     parser.add_argument("-tr", "--trainer", default="SegmentationTrainer", metavar="T", help="trainer, with -d")
     parser.add_argument("-p", "--plans", metavar="P", help="plans, with -d")
-    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="folds to average (default: all that are trained)")
+    parser.add_argument(
+        "-f", dest="folds", nargs="+", metavar="FOLD", help="folds to average (default: all that are trained)"
+    )
     parser.add_argument("-chk", dest="checkpoint", default="final", metavar="C", help="final, best or latest")
-    parser.add_argument("-step_size", dest="step", type=float, default=0.5, metavar="S", help="distance of tiles (default 0.5)")
+    parser.add_argument(
+        "-step_size", dest="step", type=float, default=0.5, metavar="S", help="distance of tiles (default 0.5)"
+    )
     parser.add_argument("--disable_tta", action="store_true", help="do not average over mirrored views")
     parser.add_argument("--save_probabilities", action="store_true", help="also write CASE.npz")
     parser.add_argument("--continue_prediction", action="store_true", help="skip cases whose label image is there")
@@ -53,7 +61,12 @@ def _predict(options: argparse.Namespace) -> int:
         folder = run.model_folder
     checkpoint = options.checkpoint.removeprefix("checkpoint_").removesuffix(".pth")
     predictor = Predictor(
-        folder, options.folds, checkpoint=checkpoint, device=options.device, mirror=not options.disable_tta, step=options.step
+        folder,
+        options.folds,
+        checkpoint=checkpoint,
+        device=options.device,
+        mirror=not options.disable_tta,
+        step=options.step,
     )
     predictor.predict_files(
         options.source,

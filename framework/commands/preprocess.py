@@ -11,7 +11,7 @@ from framework.commands.common import DONE, run_command
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fw_preprocess",
-        description="Preprocess what is missing or has changed; plans the dataset first if there are no plans. Deletes nothing.",
+        description="Preprocess what is missing or has changed; without plans, plan first. Deletes nothing.",
     )
     parser.add_argument("dataset", metavar="DATASET", nargs="?", help="id, DatasetXXX_Name, or name")
     parser.add_argument("-d", dest="dataset_option", metavar="DATASET", help="the same, in nnU-Net's spelling")

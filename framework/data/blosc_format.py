@@ -36,9 +36,7 @@ def block_and_chunk_shape(
     image = [int(length) for length in shape[1:]]
     patch = [int(length) for length in patch_size]
     patch = [1] * (len(image) - len(patch)) + patch
-    target = [
-        min(length, max(1, math.floor(_CHUNK_TO_PATCH * wanted))) for length, wanted in zip(image, patch)
-    ]
+    target = [min(length, max(1, math.floor(_CHUNK_TO_PATCH * wanted))) for length, wanted in zip(image, patch)]
     block = _block(image, patch, target, MAX_BLOCK_BYTES // itemsize)
     chunk = _chunk(image, patch, target, block, MAX_CHUNK_BYTES // itemsize)
     return (1, *block), (1, *chunk)
@@ -53,9 +51,7 @@ def _block(image: list[int], patch: list[int], target: list[int], max_voxels: in
     return block
 
 
-def _chunk(
-    image: list[int], patch: list[int], target: list[int], block: list[int], max_voxels: int
-) -> list[int]:
+def _chunk(image: list[int], patch: list[int], target: list[int], block: list[int], max_voxels: int) -> list[int]:
     """The block, enlarged by whole blocks along the axis that lags behind most, up to 1.5 patches."""
     chunk = list(block)
     growing = [i for i in range(len(chunk)) if patch[i] > 1 and chunk[i] < target[i]]
@@ -127,13 +123,9 @@ def _better_packed_middle(array: np.ndarray, block: Sequence[int], chunk: Sequen
     import blosc2
 
     starts = [(length - part) // 2 for length, part in zip(array.shape, chunk)]
-    middle = np.ascontiguousarray(
-        array[tuple(slice(start, start + part) for start, part in zip(starts, chunk))]
-    )
+    middle = np.ascontiguousarray(array[tuple(slice(start, start + part) for start, part in zip(starts, chunk))])
     trials = [
-        blosc2.asarray(
-            middle, chunks=middle.shape, blocks=tuple(block), cparams=_compression(filter_), contiguous=True
-        )
+        blosc2.asarray(middle, chunks=middle.shape, blocks=tuple(block), cparams=_compression(filter_), contiguous=True)
         for filter_ in (blosc2.Filter.NOFILTER, blosc2.Filter.SHUFFLE)
     ]
     return min(trials, key=lambda trial: trial.schunk.cbytes)  # the first one on a tie

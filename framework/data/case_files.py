@@ -55,9 +55,7 @@ def write_case(
     """
     folder = Path(folder)
     if data.ndim != 4 or segmentation.shape != (1, *data.shape[1:]):
-        raise ValueError(
-            f"shapes {data.shape} and {segmentation.shape}: expected (C, X, Y, Z) and (1, X, Y, Z)"
-        )
+        raise ValueError(f"shapes {data.shape} and {segmentation.shape}: expected (C, X, Y, Z) and (1, X, Y, Z)")
     packed_data = blosc_format.packed(data.astype(np.float32, copy=False), patch_size)
     packed_segmentation = blosc_format.packed(segmentation.astype(np.int16, copy=False), patch_size)
     properties_path = folder / f"{case}.pkl"
@@ -105,9 +103,7 @@ def read_header(folder: Path, case: str) -> CaseHeader:
         shapes = [(tuple(array.shape), array.dtype.itemsize) for array in (data, segmentation)]
     (shape, itemsize), (segmentation_shape, segmentation_itemsize) = shapes
     if len(shape) != 4 or segmentation_shape != (1, *shape[1:]):
-        raise CaseError(
-            case, f"{folder}: the image has shape {shape}, the segmentation {segmentation_shape}. {_AGAIN}"
-        )
+        raise CaseError(case, f"{folder}: the image has shape {shape}, the segmentation {segmentation_shape}. {_AGAIN}")
     properties = folder / f"{case}.pkl"
     if not properties.is_file():
         raise CaseError(case, f"{properties} does not exist. {_AGAIN}")
@@ -131,9 +127,7 @@ def read_properties(folder: Path, case: str) -> dict[str, Any]:
     except FoldwiseError as error:
         raise CaseError(case, str(error)) from error
     if not isinstance(properties, dict):
-        raise CaseError(
-            case, f"{folder / case}.pkl holds a {type(properties).__name__}, expected a dict. {_AGAIN}"
-        )
+        raise CaseError(case, f"{folder / case}.pkl holds a {type(properties).__name__}, expected a dict. {_AGAIN}")
     return properties
 
 
@@ -188,9 +182,7 @@ def open_unpacked_case(folder: Path, case: str, shape: Sequence[int]) -> tuple[n
         mapped = [_mapped(path, wanted, packed_at) for path, wanted in zip(paths, shapes)]
     data, segmentation = mapped
     if data is None or segmentation is None:
-        raise CaseError(
-            case, f"{paths[0]} could not be unpacked; was {source} replaced just now? Start again."
-        )
+        raise CaseError(case, f"{paths[0]} could not be unpacked; was {source} replaced just now? Start again.")
     return data, segmentation
 
 

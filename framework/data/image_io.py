@@ -101,9 +101,7 @@ class NaturalImage2DIO(ImageReader):
         itk_files.write(segmentation[0], path, {})
 
 
-READERS: dict[str, type[ImageReader]] = {
-    reader.__name__: reader for reader in (NaturalImage2DIO, SimpleITKIO)
-}
+READERS: dict[str, type[ImageReader]] = {reader.__name__: reader for reader in (NaturalImage2DIO, SimpleITKIO)}
 """Readers by the name that plans and dataset.json use; the order is the order of preference."""
 
 
@@ -127,9 +125,7 @@ def reader_name_for(file_ending: str, dataset_json: Mapping[str, Any] | None = N
     wanted = (dataset_json or {}).get("overwrite_image_reader_writer")
     if wanted and wanted != "None":
         if wanted not in READERS:
-            raise UnknownNameError(
-                "image reader", wanted, READERS, "dataset.json: overwrite_image_reader_writer"
-            )
+            raise UnknownNameError("image reader", wanted, READERS, "dataset.json: overwrite_image_reader_writer")
         return str(wanted)
     for name, reader in READERS.items():
         if file_ending.lower() in reader.file_endings:
@@ -139,8 +135,7 @@ def reader_name_for(file_ending: str, dataset_json: Mapping[str, Any] | None = N
         return SimpleITKIO.__name__
     known = sorted({ending for reader in READERS.values() for ending in reader.file_endings})
     raise DatasetError(
-        f"file_ending '{file_ending}' cannot be read. Known: {', '.join(known)}. Convert the images to one "
-        "of them."
+        f"file_ending '{file_ending}' cannot be read. Known: {', '.join(known)}. Convert the images to one of them."
     )
 
 
@@ -178,9 +173,7 @@ def read_segmentation(path: Path | str, reader: str | None = None) -> tuple[np.n
     path = Path(path)
     array, properties = _reader_for(path, reader).read(path)
     if len(array) != 1:
-        raise FoldwiseError(
-            f"{path} has {len(array)} channels, but a label image has one value in every voxel."
-        )
+        raise FoldwiseError(f"{path} has {len(array)} channels, but a label image has one value in every voxel.")
     if not np.issubdtype(array.dtype, np.integer):
         rounded = np.rint(array)
         broken = ~(rounded == array)  # also true for NaN
@@ -207,14 +200,10 @@ def write_segmentation(
     """
     path = Path(path)
     if segmentation.ndim != 3:
-        raise ValueError(
-            f"expected a label map of shape (X, Y, Z), found {segmentation.shape}; 2D is (1, Y, X)"
-        )
+        raise ValueError(f"expected a label map of shape (X, Y, Z), found {segmentation.shape}; 2D is (1, Y, X)")
     compact = np.uint8 if segmentation.max(initial=0) < 255 else np.uint16
     with atomic_write(path) as temporary:
-        _reader_for(path, reader).write_segmentation(
-            segmentation.astype(compact, copy=False), temporary, properties
-        )
+        _reader_for(path, reader).write_segmentation(segmentation.astype(compact, copy=False), temporary, properties)
 
 
 def check_case(
@@ -240,13 +229,9 @@ def check_case(
         if label is None:
             return data, None, properties
         segmentation, label_properties = read_segmentation(label, reader)
-        differences = geometry_differences(
-            data.shape[1:], properties, segmentation.shape[1:], label_properties
-        )
+        differences = geometry_differences(data.shape[1:], properties, segmentation.shape[1:], label_properties)
         if differences:
-            raise FoldwiseError(
-                _grid_message(Path(label), Path(images[0]), differences, "label image and scan")
-            )
+            raise FoldwiseError(_grid_message(Path(label), Path(images[0]), differences, "label image and scan"))
         check_label_values(segmentation, labels, label)
     except CaseError:
         raise
@@ -262,8 +247,7 @@ def check_channels_and_values(
     if num_channels is not None and len(data) != num_channels:
         raise CaseError(
             case,
-            f"{len(data)} channel(s) were read from {_joined(images)}, but dataset.json names "
-            f"{num_channels}.",
+            f"{len(data)} channel(s) were read from {_joined(images)}, but dataset.json names {num_channels}.",
         )
     # The sum is not finite if any voxel is not: one pass, no mask.
     with np.errstate(over="ignore", invalid="ignore"):

@@ -33,9 +33,7 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
                 return voxels.reshape(reader.GetSize()[::-1]), _geometry(reader), 1
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
-        raise FoldwiseError(
-            f"{path} cannot be read, it may be truncated or damaged: {_last_line(error)}"
-        ) from error
+        raise FoldwiseError(f"{path} cannot be read, it may be truncated or damaged: {_last_line(error)}") from error
     return SimpleITK.GetArrayFromImage(image), _geometry(image), image.GetNumberOfComponentsPerPixel()
 
 

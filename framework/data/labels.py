@@ -33,9 +33,7 @@ class Labels:
     regions_class_order: tuple[int, ...] | None = None
 
     @classmethod
-    def from_dataset_json(
-        cls, dataset_json: Mapping[str, Any], source: str | Path = "dataset.json"
-    ) -> Labels:
+    def from_dataset_json(cls, dataset_json: Mapping[str, Any], source: str | Path = "dataset.json") -> Labels:
         """Read and check ``labels`` and ``regions_class_order``.
 
         Raises:
@@ -81,18 +79,12 @@ class Labels:
         """What is scored and sampled: the regions in the order of their heads, or the foreground labels."""
         if not self.has_regions:
             return self.foreground_labels
-        return tuple(
-            value for name, value in self.names.items() if name != "ignore" and not _is_background(value)
-        )
+        return tuple(value for name, value in self.names.items() if name != "ignore" and not _is_background(value))
 
     @property
     def foreground_names(self) -> tuple[str, ...]:
         """A name for each of `foreground_keys`, for tables and plots."""
-        named = {
-            name: value
-            for name, value in self.names.items()
-            if name != "ignore" and not _is_background(value)
-        }
+        named = {name: value for name, value in self.names.items() if name != "ignore" and not _is_background(value)}
         if self.has_regions:
             return tuple(named)
         return tuple(sorted(named, key=lambda name: _values(named[name])))
@@ -128,9 +120,7 @@ class Labels:
 
     def _segmentation(self, scores: Any, threshold: float) -> Any:
         if len(scores) != self.num_heads:
-            raise ValueError(
-                f"{len(scores)} channels were given, but these labels have {self.num_heads} heads"
-            )
+            raise ValueError(f"{len(scores)} channels were given, but these labels have {self.num_heads} heads")
         if self.has_regions:
             assert self.regions_class_order is not None  # checked when the file was read
             segmentation = (scores[0] > threshold) * 0
@@ -154,9 +144,7 @@ def _read_names(block: Any, problems: list[str]) -> dict[str, LabelKey]:
         elif isinstance(value, (list, tuple)) and value and all(_is_integer(entry) for entry in value):
             names[name] = tuple(int(entry) for entry in value)
         elif isinstance(value, str) and value.strip().isdigit():
-            problems.append(
-                f"label '{name}' has the text {value!r} as its value; write the number: {int(value)}."
-            )
+            problems.append(f"label '{name}' has the text {value!r} as its value; write the number: {int(value)}.")
         elif isinstance(name, str) and name.strip().isdigit() and isinstance(value, str):
             problems.append(
                 f'label entry "{name}": {value!r} is the wrong way round (the form of nnU-Net v1 and the '
@@ -165,8 +153,7 @@ def _read_names(block: Any, problems: list[str]) -> dict[str, LabelKey]:
             )
         else:
             problems.append(
-                f"label '{name}' has the value {value!r}, expected an integer or a list of integers (a "
-                "region)."
+                f"label '{name}' has the value {value!r}, expected an integer or a list of integers (a region)."
             )
     return names
 
@@ -188,9 +175,7 @@ def _contradictions(labels: Labels) -> list[str]:
     elif background != 0:
         problems.append(f"'background' is {_plain(background)}, but it must be the integer 0.")
     if isinstance(labels.names.get("ignore"), tuple):
-        problems.append(
-            f"'ignore' is {_plain(labels.names['ignore'])}, but it must be one integer, not a region."
-        )
+        problems.append(f"'ignore' is {_plain(labels.names['ignore'])}, but it must be one integer, not a region.")
     negative = [f"'{name}'" for name, value in labels.names.items() if min(_values(value)) < 0]
     if negative:
         problems.append(f"{', '.join(negative)} has a negative value; label values start at 0.")
@@ -200,8 +185,7 @@ def _contradictions(labels: Labels) -> list[str]:
     values = labels.all_labels
     if len(values) == 1:
         problems.append(
-            "'labels' names nothing but background, so there is nothing to learn. Add a label with the value "
-            "1."
+            "'labels' names nothing but background, so there is nothing to learn. Add a label with the value 1."
         )
     highest = max(values)
     missing = sorted(set(range(highest + 1)) - set(values))
@@ -222,9 +206,7 @@ def _contradictions(labels: Labels) -> list[str]:
             by_value.setdefault(_values(value)[0], []).append(f"'{name}'")
         for number, sharing in by_value.items():
             if len(sharing) > 1:
-                problems.append(
-                    f"{' and '.join(sharing)} share the value {number}; every label needs its own."
-                )
+                problems.append(f"{' and '.join(sharing)} share the value {number}; every label needs its own.")
         return problems
 
     num_regions, order = len(labels.foreground_keys), labels.regions_class_order

@@ -128,6 +128,5 @@ def _unpacked_size(path: Path) -> int:
 
 def _truncated(path: Path, announced: int, available: int) -> FoldwiseError:
     return FoldwiseError(
-        f"{path} is truncated: its header announces {announced} bytes, it holds {available}. Copy or export "
-        "it again."
+        f"{path} is truncated: its header announces {announced} bytes, it holds {available}. Copy or export it again."
     )

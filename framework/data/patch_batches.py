@@ -171,9 +171,7 @@ class PatchBatches:
         rng = generator(self.seed, self.stream, n)
         case = self.case_names[int(rng.integers(len(self.case_names)))]
         shape = _named(case, lambda: self.store.shape(case))
-        forced = is_forced_foreground(
-            n % self.batch_size, self.batch_size, self.oversample_foreground_percent
-        )
+        forced = is_forced_foreground(n % self.batch_size, self.batch_size, self.oversample_foreground_percent)
         locations: dict[LabelKey, np.ndarray] = {}
         labels: list[LabelKey] = []
         if forced or self._annotated is not None:
@@ -228,9 +226,7 @@ class PatchBatches:
                 case,
                 f"it has {shape[0]} channels, other cases have {len(image)}. Preprocess the dataset again.",
             )
-        inside = tuple(
-            slice(max(start, 0), min(stop, length)) for (start, stop), length in zip(box, shape[1:])
-        )
+        inside = tuple(slice(max(start, 0), min(stop, length)) for (start, stop), length in zip(box, shape[1:]))
         target = tuple(slice(part.start - start, part.stop - start) for part, (start, _) in zip(inside, box))
         data, segmentation = _named(case, lambda: self.store.read(case, inside))
         if image[0][target].shape != image.shape[1:]:

@@ -97,9 +97,7 @@ def draw_patch(
     label = labels[int(rng.integers(len(labels)))]
     voxels = locations[label]
     voxel = tuple(voxels[int(rng.integers(len(voxels)))].tolist()[1:])
-    corner = tuple(
-        [max(low, position - size // 2) for position, size, (low, _) in zip(voxel, patch_size, bounds)]
-    )
+    corner = tuple([max(low, position - size // 2) for position, size, (low, _) in zip(voxel, patch_size, bounds)])
     return PatchDraw(label, voxel, corner)
 
 

@@ -143,9 +143,7 @@ def make_phantom_dataset(
     write_json(
         folder / "dataset.json",
         {
-            "channel_names": {
-                str(channel): _channel_name(channel, modality) for channel in range(num_channels)
-            },
+            "channel_names": {str(channel): _channel_name(channel, modality) for channel in range(num_channels)},
             "labels": label_names(num_labels),
             "numTraining": num_cases,
             "file_ending": file_ending,
@@ -167,18 +165,14 @@ def _check_arguments(
 ) -> None:
     if dimensions not in (2, 3) or len(shape) not in (dimensions, 3) or len(spacing) not in (dimensions, 3):
         raise ValueError(
-            f"dimensions {dimensions} with shape {tuple(shape)} and spacing {tuple(spacing)} do not go "
-            "together"
+            f"dimensions {dimensions} with shape {tuple(shape)} and spacing {tuple(spacing)} do not go together"
         )
     if min(shape[-2:]) < 16 or min(spacing) <= 0:
         raise ValueError(
-            f"shape {tuple(shape)}: slices need 16 voxels a side, and spacing {tuple(spacing)} must be "
-            "positive"
+            f"shape {tuple(shape)}: slices need 16 voxels a side, and spacing {tuple(spacing)} must be positive"
         )
     if num_channels < 1 or not 1 <= num_labels <= 255:
-        raise ValueError(
-            f"{num_channels} channels, {num_labels} labels: at least one of each, at most 255 labels"
-        )
+        raise ValueError(f"{num_channels} channels, {num_labels} labels: at least one of each, at most 255 labels")
     if modality not in ("mr", "ct"):
         raise ValueError(f"modality '{modality}': expected 'mr' or 'ct'")
 
@@ -216,9 +210,7 @@ def _scan(
     brightness = _contrast(seed, channel, modality, {structure.tissue for structure in structures})
     span = max(brightness.values()) - brightness["muscle"] if modality == "mr" else 250.0
     # patients differ a little in every tissue
-    own = {
-        tissue: value + 0.03 * span * rng.standard_normal() for tissue, value in sorted(brightness.items())
-    }
+    own = {tissue: value + 0.03 * span * rng.standard_normal() for tissue, value in sorted(brightness.items())}
     own["air"] = brightness["air"]
     image = np.full(grid.shape, own["air"], np.float32)
     texture = 0.6 * smooth_noise(rng, grid, 3.0) + 0.4 * smooth_noise(rng, grid, 9.0)

@@ -143,9 +143,7 @@ class _Patient:
         mean_radius = float(np.mean(size[1:]))
         depth = (1 - distance) * mean_radius
         if bend:
-            depth = depth + bend * mean_radius * smooth_noise(
-                self.rng, self.grid, max(4.0, 2 * wave * mean_radius)
-            )
+            depth = depth + bend * mean_radius * smooth_noise(self.rng, self.grid, max(4.0, 2 * wave * mean_radius))
         return depth.astype(np.float32)
 
     def _tube(self, points: np.ndarray, radius: float) -> np.ndarray:
@@ -211,9 +209,7 @@ class _Patient:
             angle = self.rng.uniform(0, 2 * np.pi)
             place = (self.rng.uniform(-0.7, 0.7), 0.74 * np.sin(angle), 0.8 * np.cos(angle))
             radius = self.rng.uniform(0.06, 0.11)
-            node = self._ellipsoid(
-                place, (radius * self.scale / self.depth_scale, radius, radius), bend=0.1, jitter=0
-            )
+            node = self._ellipsoid(place, (radius * self.scale / self.depth_scale, radius, radius), bend=0.1, jitter=0)
             self._add("lesion", np.minimum(node, inside))
 
     def _add_glands(self, inside: np.ndarray) -> None:
@@ -251,8 +247,7 @@ class _Patient:
         for _ in range(3):
             end = np.array(
                 [
-                    self.slice_offset
-                    + self.rng.uniform(-0.45, 0.45) * self.depth_scale * (self.grid.shape[0] > 1),
+                    self.slice_offset + self.rng.uniform(-0.45, 0.45) * self.depth_scale * (self.grid.shape[0] > 1),
                     self.rng.uniform(-0.42, 0.12) * self.scale,
                     self.rng.uniform(-0.68, -0.4) * self.scale,
                 ]

@@ -59,8 +59,7 @@ class RawDataset:
         folder = Path(folder).resolve()
         if not folder.is_dir():
             raise DatasetError(
-                f"{folder} does not exist. A raw dataset is a folder with dataset.json, imagesTr and "
-                "labelsTr."
+                f"{folder} does not exist. A raw dataset is a folder with dataset.json, imagesTr and labelsTr."
             )
         source = folder / "dataset.json"
         dataset_json = read_json(source, error_type=DatasetError)
@@ -122,9 +121,7 @@ def read_channel_names(dataset_json: Mapping[str, Any], problems: list[str] | No
     names: tuple[str, ...] = ()
     if not isinstance(block, Mapping) or not block:
         state = "missing" if block is None else repr(block)
-        found.append(
-            f'\'channel_names\' is {state}, expected one name for each channel, such as {{"0": "CT"}}.'
-        )
+        found.append(f'\'channel_names\' is {state}, expected one name for each channel, such as {{"0": "CT"}}.')
     else:
         expected = [str(index) for index in range(len(block))]
         if sorted(str(index) for index in block) != sorted(expected):
@@ -157,9 +154,7 @@ def _file_names(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if not entry.name.startswith("."))
 
 
-def _found_cases(
-    folder: Path, file_ending: str, num_channels: int, problems: list[str]
-) -> dict[str, RawCase]:
+def _found_cases(folder: Path, file_ending: str, num_channels: int, problems: list[str]) -> dict[str, RawCase]:
     images_folder, labels_folder = folder / "imagesTr", folder / "labelsTr"
     for needed in (images_folder, labels_folder):
         if not needed.is_dir():
@@ -213,8 +208,7 @@ def _scans(folder: Path, file_ending: str, num_channels: int, problems: list[str
     if not channels and not odd:
         other = _named(names) if names else "nothing at all"
         problems.append(
-            f"{folder} holds no file CASE_0000{file_ending}. Found there: {other}. Check 'file_ending' in "
-            "dataset.json."
+            f"{folder} holds no file CASE_0000{file_ending}. Found there: {other}. Check 'file_ending' in dataset.json."
         )
     expected = set(range(num_channels))
     # One file that holds all channels (RGB photographs, 4D NIfTI) is fine if every case is stored that way;
@@ -228,12 +222,9 @@ def _scans(folder: Path, file_ending: str, num_channels: int, problems: list[str
             problems.append(f"case '{name}' lacks {listed}: dataset.json names {num_channels} channels.")
         if surplus:
             listed = ", ".join(files[index].name for index in surplus)
-            problems.append(
-                f"case '{name}' has {listed}, but dataset.json names only {num_channels} channel(s)."
-            )
+            problems.append(f"case '{name}' has {listed}, but dataset.json names only {num_channels} channel(s).")
     return {
-        name: RawCase(name, tuple(files[index] for index in sorted(files)))
-        for name, files in sorted(channels.items())
+        name: RawCase(name, tuple(files[index] for index in sorted(files))) for name, files in sorted(channels.items())
     }
 
 
@@ -248,10 +239,7 @@ def _listed_cases(folder: Path, listing: Any, problems: list[str]) -> dict[str, 
         images = entry.get("images") if isinstance(entry, Mapping) else None
         label = entry.get("label") if isinstance(entry, Mapping) else None
         if not (
-            isinstance(images, list)
-            and images
-            and all(isinstance(i, str) for i in images)
-            and isinstance(label, str)
+            isinstance(images, list) and images and all(isinstance(i, str) for i in images) and isinstance(label, str)
         ):
             problems.append(f"'dataset' entry '{name}' is {entry!r}, {form}.")
             continue
@@ -261,8 +249,7 @@ def _listed_cases(folder: Path, listing: Any, problems: list[str]) -> dict[str, 
     if missing:
         variable = " A variable in a path is not set." if any("$" in path for path in missing) else ""
         problems.append(
-            f"{len(missing)} file(s) named under 'dataset' in dataset.json do not exist: "
-            f"{_named(missing)}.{variable}"
+            f"{len(missing)} file(s) named under 'dataset' in dataset.json do not exist: {_named(missing)}.{variable}"
         )
     return cases
 
@@ -286,10 +273,7 @@ def _warnings(dataset_json: Mapping[str, Any], cases: Mapping[str, RawCase], sou
     if stated is None:
         return [f"{source}: 'numTraining' is missing; {len(cases)} training cases were found."]
     if stated != len(cases):
-        return [
-            f"{source}: 'numTraining' is {stated}, but {len(cases)} training cases were found; the files "
-            "count."
-        ]
+        return [f"{source}: 'numTraining' is {stated}, but {len(cases)} training cases were found; the files count."]
     return []
 
 

@@ -76,9 +76,7 @@ def load_or_create_splits(preprocessed_dataset_folder: Path | str, case_names: I
     return splits
 
 
-def fold_cases(
-    splits: Sequence[Split], fold: int | str, case_names: Iterable[str]
-) -> tuple[list[str], list[str]]:
+def fold_cases(splits: Sequence[Split], fold: int | str, case_names: Iterable[str]) -> tuple[list[str], list[str]]:
     """The cases to train and to validate on.
 
     Fold ``"all"`` trains and validates on every case. A fold beyond the last one is a random 80:20 split of
@@ -92,9 +90,7 @@ def fold_cases(
         return names, list(names)
     if not isinstance(fold, int) or fold < 0:
         known = ", ".join(str(index) for index in range(len(splits)))
-        raise DatasetError(
-            f"fold '{fold}' is not known. Pass one of {known}, or 'all' to train on every case."
-        )
+        raise DatasetError(f"fold '{fold}' is not known. Pass one of {known}, or 'all' to train on every case.")
     if len(names) < 2:
         raise DatasetError(_TOO_FEW.format(num_cases=len(names)))
     if fold < len(splits):
@@ -128,18 +124,14 @@ def _check(splits: Any, names: list[str], path: Path) -> None:
         for part in ("train", "val"):
             missing = [name for name in split[part] if name not in known]
             if missing:
-                problems.append(
-                    f"fold {fold}: {len(missing)} {part} case(s) do not exist: {_named(missing)}."
-                )
+                problems.append(f"fold {fold}: {len(missing)} {part} case(s) do not exist: {_named(missing)}.")
             if not split[part]:
                 problems.append(f"fold {fold}: '{part}' is empty.")
         both = sorted(set(split["train"]) & set(split["val"]))
         if both:
             problems.append(f"fold {fold}: in both train and val: {_named(both)}.")
     if problems:
-        advice = (
-            f"The dataset has {len(names)} cases. Correct the file, or delete it to get the default splits."
-        )
+        advice = f"The dataset has {len(names)} cases. Correct the file, or delete it to get the default splits."
         raise DatasetError("\n".join([f"{path} does not fit the dataset:", *problems, advice]))
 
 

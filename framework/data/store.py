@@ -20,9 +20,7 @@ __all__ = ["CaseStore", "complete_cases", "list_cases", "write_case"]
 Mode = Literal["auto", "packed", "unpacked", "memory"]
 
 _MEMORY_SHARE = 0.25  # of the free memory that "auto" may take for cases; the rest is for workers and batches
-_PAGE_CACHE_SHARE = (
-    0.75  # above this, the system cannot keep unpacked files in memory, and packed ones read faster
-)
+_PAGE_CACHE_SHARE = 0.75  # above this, the system cannot keep unpacked files in memory, and packed ones read faster
 _DISK_FACTOR = 2  # "auto" unpacks only where this many times the space it needs is free
 _MAX_OPEN_CASES = 128  # two open files each; systems commonly allow a process 1024
 _MAX_LOCATION_BYTES = 1 << 30
@@ -38,9 +36,7 @@ class CaseStore:
     Call `prepare` before forking, so that they share what is held in memory.
     """
 
-    def __init__(
-        self, folder: Path | str, case_names: Iterable[str] | None = None, mode: Mode = "auto"
-    ) -> None:
+    def __init__(self, folder: Path | str, case_names: Iterable[str] | None = None, mode: Mode = "auto") -> None:
         """
         Args:
             folder: ``PREPROCESSED/DATASET/DATA_IDENTIFIER``.
@@ -56,9 +52,7 @@ class CaseStore:
             raise UnknownNameError("store mode", mode, get_args(Mode))
         self.case_names: list[str] = list(list_cases(self.folder) if case_names is None else case_names)
         if not self.case_names:
-            raise DatasetError(
-                f"{self.folder} holds no preprocessed case. Preprocess this configuration first."
-            )
+            raise DatasetError(f"{self.folder} holds no preprocessed case. Preprocess this configuration first.")
         self._headers: dict[str, case_files.CaseHeader] = {}
         self._in_memory: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._locations: dict[str, ClassLocations] = {}
@@ -149,9 +143,7 @@ class CaseStore:
         try:
             image, labels = data[index], segmentation[index]
         except (RuntimeError, OSError) as error:
-            raise CaseError(
-                case, f"its files in {self.folder} are damaged: {error}. Preprocess it again."
-            ) from error
+            raise CaseError(case, f"its files in {self.folder} are damaged: {error}. Preprocess it again.") from error
         return image.astype(np.float32, copy=False), labels.astype(np.int16, copy=False)
 
     def properties(self, case: str) -> dict[str, Any]:

@@ -38,9 +38,9 @@ def score_case(
         raise ValueError(f"the prediction has the shape {prediction.shape}, the reference {reference.shape}")
     # One joint histogram answers for all labels and regions; counting voxel by voxel happens once.
     size = int(max(prediction.max(initial=0), reference.max(initial=0))) + 1
-    joint = np.bincount(
-        reference.ravel().astype(np.int64) * size + prediction.ravel(), minlength=size * size
-    ).reshape(size, size)
+    joint = np.bincount(reference.ravel().astype(np.int64) * size + prediction.ravel(), minlength=size * size).reshape(
+        size, size
+    )
     if ignore_label is not None and ignore_label < size:
         joint[ignore_label] = 0
     num_voxels = int(joint.sum())
@@ -167,9 +167,7 @@ def score_files(
     reference, reference_properties = read_segmentation(reference_file, reader)
     prediction, properties = read_segmentation(prediction_file, reader)
     if reference.shape != prediction.shape:
-        differences = geometry_differences(
-            reference.shape, reference_properties, prediction.shape, properties
-        )
+        differences = geometry_differences(reference.shape, reference_properties, prediction.shape, properties)
         raise CaseError(
             case,
             f"{prediction_file} does not lie on the grid of {reference_file}: {'; '.join(differences)}. "

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from framework.errors import FoldwiseError
+from framework.extensions import find_class
+from framework.hook import Hook
+from framework.training_settings import TrainingSettings, named
+
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
-    from framework.hook import Hook
 
 HOOKS = {
     "EarlyStopping": "framework.hooks.early_stopping:EarlyStopping",
@@ -38,3 +42,25 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     if trainer.run_folder is not None:
         hooks += [RunDescription(), TextLog(), HistoryFile(), ProgressPlot(), SaveCheckpoints()]
     return hooks
+
+
+def find_hook(name: str) -> type[Hook]:
+    """The hook class that `name` stands for: a name in `HOOKS`, ``package.module:Class``, or ``file.py:Class``."""
+    return find_class(name, base=Hook, kind="hook", table=HOOKS)
+
+
+def hooks_from_settings(settings: TrainingSettings) -> list[Hook]:
+    """The hooks that plans name under ``training.hooks``."""
+    return [build_hook(*named(spec, "training.hooks")) for spec in settings.hooks]
+
+
+def build_hook(name: str, arguments: dict[str, object] | None = None) -> Hook:
+    """An instance of the hook class `name`.
+
+    Raises:
+        FoldwiseError: unknown name, or arguments that the class does not take.
+    """
+    try:
+        return find_hook(name)(**(arguments or {}))
+    except TypeError as error:
+        raise FoldwiseError(f"hook {name} cannot be built with {arguments or {}}: {error}.") from None

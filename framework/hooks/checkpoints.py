@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SaveCheckpoints(Hook):
-    """Write ``latest`` every so many epochs or minutes, ``best`` when the monitored value improves, ``final`` at the end.
+    """Write ``latest`` every so many epochs or minutes, ``best`` when the monitored value improves, ``final`` last.
 
     The first save comes after the first epoch, so that a run can be resumed early. When ``final`` is
     there, ``latest`` has nothing to add and is removed, as nnU-Net does.

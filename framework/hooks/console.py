@@ -66,7 +66,12 @@ class Console(Hook):
         row = trainer.history.rows[-1]
         width = len(str(trainer.settings.num_epochs))
         parts = [f"epoch {trainer.progress.epochs_completed:>{width}}/{trainer.settings.num_epochs}"]
-        for label, column in (("train", "train_loss"), ("val", "val_loss"), ("Dice", "mean_fg_dice"), ("EMA", "ema_fg_dice")):
+        for label, column in (
+            ("train", "train_loss"),
+            ("val", "val_loss"),
+            ("Dice", "mean_fg_dice"),
+            ("EMA", "ema_fg_dice"),
+        ):
             if row.get(column) is not None:
                 parts.append(f"{label} {row[column]:.4f}")
         parts.append(f"lr {row['lr']:.2e}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Preemption(Hook):
-    """SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (sent by schedulers ahead of the time limit) stop the run so that it can be resumed.
+    """SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (a scheduler's warning of the time limit) stop a run, to be resumed.
 
     The handler only takes a note; the loop acts on it between two steps. A second signal ends the process at once.
     """

@@ -66,8 +66,11 @@ def draw_progress(history: History, path: Path, class_names: Sequence[str] = ())
         line(overlap, "mean_fg_dice", "mean Dice", color="tab:green", linestyle=":")
         line(overlap, "ema_fg_dice", "mean Dice, moving average", color="tab:green")
         overlap.set(ylim=(0, 1), ylabel="Dice of validation patches")
-        overlap.legend(loc="lower right")
-    losses.legend(loc="upper right")
+        # One legend, on the upper axes: a legend of the lower ones would be drawn over by the other lines.
+        lines = [*losses.lines, *overlap.lines]
+        overlap.legend(lines, [entry.get_label() for entry in lines], loc="center right")
+    else:
+        losses.legend(loc="upper right")
 
     if "dice_per_class_or_region" in history:
         rows = history["dice_per_class_or_region"]

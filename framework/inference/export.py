@@ -108,9 +108,7 @@ def export_prediction(
         write_bytes(path.parent / f"{path.name}.pkl", dumps(dict(properties)))
     else:
         label_map = label_map_from_logits(logits, properties, plans, configuration, labels)
-    write_segmentation(
-        label_map, path.parent / (path.name + file_ending), dict(properties), plans.image_reader_writer
-    )
+    write_segmentation(label_map, path.parent / (path.name + file_ending), dict(properties), plans.image_reader_writer)
     return label_map
 
 
@@ -155,9 +153,7 @@ def _resampled(
     # A 2D configuration has no spacing along the slices: they are never resampled.
     current = list(configuration.spacing)
     current = spacing[: len(spacing) - len(current)] + current
-    return RESAMPLING[name](
-        heads, shape, current, spacing, **configuration.resampling_fn_probabilities_kwargs
-    )
+    return RESAMPLING[name](heads, shape, current, spacing, **configuration.resampling_fn_probabilities_kwargs)
 
 
 def _as_array(logits: Logits) -> np.ndarray:

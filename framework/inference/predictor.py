@@ -131,9 +131,7 @@ class Predictor:
 
     def _logits(self, image: np.ndarray, properties: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """(K, X, Y, Z) on the preprocessed grid: the mean over folds."""
-        data, _, properties = preprocess_array(
-            image, None, properties, self.plans, self.configuration, self.labels
-        )
+        data, _, properties = preprocess_array(image, None, properties, self.plans, self.configuration, self.labels)
         tensor = torch.from_numpy(np.ascontiguousarray(data))
         total: Tensor | None = None
         for network in self.networks:
@@ -183,7 +181,7 @@ class Predictor:
                 cases.setdefault(match[1], {})[int(match[2])] = path
         if not cases:
             raise DatasetError(
-                f"{folder} holds no image named CASE_0000{ending}. The network was trained on files ending in {ending}; "
+                f"{folder} holds no image named CASE_0000{ending}. It was trained on files ending in {ending}; "
                 "name the images like those in imagesTr."
             )
         wanted = set(range(self._num_channels))
@@ -194,7 +192,7 @@ class Predictor:
         ]
         if wrong:
             raise DatasetError(
-                f"{folder}: {len(wrong)} case(s) do not have exactly the channels 0000 to {self._num_channels - 1:04d}: "
+                f"{folder}: {len(wrong)} case(s) do not have the channels 0000 to {self._num_channels - 1:04d}: "
                 f"{'; '.join(wrong[:5])}."
             )
         return {case: [found[channel] for channel in sorted(found)] for case, found in cases.items()}

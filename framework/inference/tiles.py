@@ -60,9 +60,7 @@ def gaussian_weights(tile_size: Sequence[int], device: torch.device | str = "cpu
 
 def mirror_combinations(mirror_axes: Sequence[int]) -> list[tuple[int, ...]]:
     """Every set of these axes, the empty one first: what test-time mirroring averages over."""
-    return [
-        axes for count in range(len(mirror_axes) + 1) for axes in itertools.combinations(mirror_axes, count)
-    ]
+    return [axes for count in range(len(mirror_axes) + 1) for axes in itertools.combinations(mirror_axes, count)]
 
 
 def centre_padding(image_size: Sequence[int], smallest: Sequence[int]) -> list[tuple[int, int]]:

@@ -94,9 +94,7 @@ class _LabelSums(torch.autograd.Function):
         return gradient.to(ctx.logits_dtype), None, None
 
 
-def _sums_by_label(
-    p_target: Tensor, target: Tensor, counted: Tensor | None, num_classes: int
-) -> tuple[Tensor, Tensor]:
+def _sums_by_label(p_target: Tensor, target: Tensor, counted: Tensor | None, num_classes: int) -> tuple[Tensor, Tensor]:
     """Sum of `p_target` and number of voxels for each sample and label: two (B, K) tensors."""
     if counted is not None:
         p_target = p_target * counted

@@ -170,9 +170,7 @@ class ResidualBlock(nn.Module):
             shortcut.append(AVERAGE_POOL[recipe.conv_op](stride, stride))
         if in_channels != out_channels:
             shortcut.append(
-                ConvBlock(
-                    recipe, in_channels, out_channels, 1, 1, bias=False, with_dropout=False, with_nonlin=False
-                )
+                ConvBlock(recipe, in_channels, out_channels, 1, 1, bias=False, with_dropout=False, with_nonlin=False)
             )
         self.skip = nn.Sequential(*shortcut)
         self.nonlin2 = recipe.activation()
@@ -197,10 +195,7 @@ class StackedResidualBlocks(nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(
             ResidualBlock(recipe, in_channels, out_channels, kernel_size, stride),
-            *(
-                ResidualBlock(recipe, out_channels, out_channels, kernel_size, 1)
-                for _ in range(num_blocks - 1)
-            ),
+            *(ResidualBlock(recipe, out_channels, out_channels, kernel_size, 1) for _ in range(num_blocks - 1)),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -115,9 +115,7 @@ def _import_module_class(path: Any, where: str) -> type[nn.Module]:
     """The `nn.Module` class at a dotted path. Nothing else can be named: plans must not call any function."""
     if isinstance(path, type) and issubclass(path, nn.Module):
         return path
-    if not isinstance(path, str) or not all(
-        part.isidentifier() for part in path.replace(":", ".").split(".")
-    ):
+    if not isinstance(path, str) or not all(part.isidentifier() for part in path.replace(":", ".").split(".")):
         raise PlansError(f"{where}: {path!r} does not name a class. Write it as package.module.Class.")
     module_name, _, class_name = path.replace(":", ".").rpartition(".")
     found = None
@@ -129,9 +127,7 @@ def _import_module_class(path: Any, where: str) -> type[nn.Module]:
                 f"{where}: '{path}' cannot be imported: {error}. Install its package, or correct the name."
             ) from error
     if found is None:
-        raise PlansError(
-            f"{where}: '{path}' does not exist. Write the full path of a class, as in torch.nn.LeakyReLU."
-        )
+        raise PlansError(f"{where}: '{path}' does not exist. Write the full path of a class, as in torch.nn.LeakyReLU.")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise PlansError(f"{where}: '{path}' is no torch.nn.Module class, so it cannot be part of a network.")
     return found

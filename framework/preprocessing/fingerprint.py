@@ -37,24 +37,19 @@ class CaseFingerprint:
     """For each channel the distinct intensities drawn, and how often each; empty without foreground."""
 
 
-def extract_fingerprint(
-    raw_dataset: RawDataset, pool: CasePool, progress: Progress | None = None
-) -> dict[str, Any]:
+def extract_fingerprint(raw_dataset: RawDataset, pool: CasePool, progress: Progress | None = None) -> dict[str, Any]:
     """The fingerprint of a raw dataset, as it stands in ``dataset_fingerprint.json``.
 
     Raises:
         DatasetError: lists every case that cannot be used; or the dataset has no case, or no foreground.
     """
     if not raw_dataset.cases:
-        raise DatasetError(
-            f"{raw_dataset.folder} holds no training case. Add scans to imagesTr and labelsTr."
-        )
+        raise DatasetError(f"{raw_dataset.folder} holds no training case. Add scans to imagesTr and labelsTr.")
     reader = reader_name_for(raw_dataset.file_ending, raw_dataset.dataset_json)
     num_samples = _NUM_SAMPLES // len(raw_dataset.cases)
     num_channels = len(raw_dataset.channel_names)
     arguments = {
-        name: (case, raw_dataset.labels, num_channels, reader, num_samples)
-        for name, case in raw_dataset.cases.items()
+        name: (case, raw_dataset.labels, num_channels, reader, num_samples) for name, case in raw_dataset.cases.items()
     }
     cases = list(pool.run(fingerprint_of_case, arguments, "fingerprint", progress).values())
     return {
@@ -72,9 +67,7 @@ def fingerprint_of_case(
     case: RawCase, labels: Labels, num_channels: int, reader: str, num_samples: int
 ) -> CaseFingerprint:
     """Read one case and take its contribution. CaseError if it cannot be used."""
-    data, segmentation, properties = check_case(
-        case.images, case.label, labels, case.name, num_channels, reader
-    )
+    data, segmentation, properties = check_case(case.images, case.label, labels, case.name, num_channels, reader)
     assert segmentation is not None  # training cases have labels
     cropped, segmentation, _ = crop_to_nonzero(data, segmentation)
     return CaseFingerprint(

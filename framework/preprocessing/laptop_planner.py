@@ -15,6 +15,7 @@ from framework.preprocessing.patch_fitting import Fit, capped_batch_size, initia
 from framework.preprocessing.rules import PlannerRules
 from framework.preprocessing.topology import Topology, topology_for
 
+_PADDING_ENDURED = 1.05  # share of the median image up to which a patch may be larger than it
 _BACKWARD_AND_FORWARD = 3  # gradients for the input and for the weights cost one forward pass each
 
 
@@ -63,8 +64,7 @@ def fit_to_compute(
     affordable = [
         width
         for width in widths
-        if width == budget.min_features
-        or (width % budget.features_multiple == 0 and cost(topology, width) <= gmacs)
+        if width == budget.min_features or (width % budget.features_multiple == 0 and cost(topology, width) <= gmacs)
     ]
     width = max(affordable)
     batch_size = int(gmacs / cost(topology, width) * rules.min_batch_size)
@@ -72,7 +72,7 @@ def fit_to_compute(
     return Fit(
         topology,
         architecture,
-        capped_batch_size(rules, min(batch_size, budget.max_batch_size), topology, dataset_voxels),
+        capped_batch_size(rules, min(batch_size, int(budget.max_batch_size[f"{len(spacing)}d"])), topology, dataset_voxels),
     )
 
 
@@ -85,7 +85,7 @@ def _inside(
     of a prediction overlap, which averages errors away.
     """
     patch_size = [
-        length - divisor if length > limit and length > divisor else length
+        length - divisor if length > _PADDING_ENDURED * limit and length > divisor else length
         for length, limit, divisor in zip(topology.patch_size, median_shape, topology.divisors)
     ]
     return topology_for(spacing, patch_size, rules.min_feature_map_edge)

@@ -46,9 +46,7 @@ class Manifest:
         if self.path.is_file():
             saved = read_json(self.path, error_type=DatasetError)
             known = {case: files for case, files in saved.get("cases", {}).items() if case in complete}
-            changed = [
-                key for key, value in self.settings.items() if saved.get("settings", {}).get(key) != value
-            ]
+            changed = [key for key, value in self.settings.items() if saved.get("settings", {}).get(key) != value]
             if changed and _NOT_OURS in known.values():
                 raise DatasetError(
                     f"{data_folder} holds cases that another program made, with a different "

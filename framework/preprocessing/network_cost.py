@@ -72,14 +72,11 @@ def feature_map_values(
 ) -> int:
     """Values in the outputs of all convolutions for one patch: nnU-Net's measure of memory."""
     return sum(
-        each.channels_out * each.voxels_out
-        for each in convolutions(arch_kwargs, patch_size, num_inputs, num_outputs)
+        each.channels_out * each.voxels_out for each in convolutions(arch_kwargs, patch_size, num_inputs, num_outputs)
     )
 
 
-def multiply_adds(
-    arch_kwargs: Mapping[str, Any], patch_size: Sequence[int], num_inputs: int, num_outputs: int
-) -> int:
+def multiply_adds(arch_kwargs: Mapping[str, Any], patch_size: Sequence[int], num_inputs: int, num_outputs: int) -> int:
     """Multiply-adds of the forward pass for one patch; training takes about three times as many."""
     return sum(
         each.kernel_voxels * each.channels_in * each.channels_out * each.voxels_out

@@ -115,9 +115,7 @@ def normalise(
             raise UnknownNameError("normalization scheme", name, SCHEMES, "plans: normalization_schemes")
         scheme = SCHEMES[name]
         properties = foreground_properties.get(str(channel), {})
-        if scheme.needs_properties and not {"mean", "std", "percentile_00_5", "percentile_99_5"} <= set(
-            properties
-        ):
+        if scheme.needs_properties and not {"mean", "std", "percentile_00_5", "percentile_99_5"} <= set(properties):
             raise PlansError(
                 f"{name} needs foreground_intensity_properties_per_channel['{channel}'] in the plans "
                 "(mean, std, percentile_00_5, percentile_99_5). Plan the dataset again."

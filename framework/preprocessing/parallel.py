@@ -123,9 +123,7 @@ class CasePool:
         if self._executor is None:
             if _context().get_start_method() == "fork":
                 _import_what_workers_need()
-            self._executor = ProcessPoolExecutor(
-                self.num_processes, mp_context=_context(), initializer=_prepare_worker
-            )
+            self._executor = ProcessPoolExecutor(self.num_processes, mp_context=_context(), initializer=_prepare_worker)
         return self._executor
 
 
@@ -158,15 +156,12 @@ def _prepare_worker() -> None:
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
-def _report(
-    what: str, arguments: Mapping[str, Any], reasons: Mapping[str, str], defect: BaseException | None
-) -> str:
+def _report(what: str, arguments: Mapping[str, Any], reasons: Mapping[str, str], defect: BaseException | None) -> str:
     lines = [f"{len(reasons)} of {len(arguments)} cases cannot be used{f' ({what})' if what else ''}:"]
     lines += [f"  case '{case}': {reasons[case]}" for case in arguments if case in reasons]
     if defect is not None:
         lines.append(f"  and one case met a defect: {type(defect).__name__}: {defect}")
     lines.append(
-        f"The other {len(arguments) - len(reasons)} cases are fine. Correct these and run the same "
-        "command again."
+        f"The other {len(arguments) - len(reasons)} cases are fine. Correct these and run the same command again."
     )
     return "\n".join(lines)

@@ -23,9 +23,7 @@ class Fit:
     batch_size: int
 
 
-def initial_topology(
-    rules: PlannerRules, spacing: Sequence[float], median_shape: Sequence[float]
-) -> Topology:
+def initial_topology(rules: PlannerRules, spacing: Sequence[float], median_shape: Sequence[float]) -> Topology:
     """A patch of generous volume, cubic in millimetres, cut to the median image."""
     per_mm = 1 / np.array(spacing)
     volume = rules.initial_patch_voxels[f"{len(spacing)}d"]

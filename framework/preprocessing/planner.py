@@ -91,23 +91,17 @@ def plan(
     flat = _configuration(facts, "2d", target[1:], median_shape[1:].tolist(), dataset_voxels)
     configurations = {"2d": {**flat, "batch_dice": True}}
     if median_shape[0] != 1:
-        configurations |= _volumetric_configurations(
-            facts, target, median_shape, dataset_voxels, num_training
-        )
+        configurations |= _volumetric_configurations(facts, target, median_shape, dataset_voxels, num_training)
     return {
         "original_median_spacing_after_transp": np.median(spacings, 0)[forward].tolist(),
-        "original_median_shape_after_transp": [
-            round(length) for length in np.median(shapes, 0)[forward].tolist()
-        ],
+        "original_median_shape_after_transp": [round(length) for length in np.median(shapes, 0)[forward].tolist()],
         "image_reader_writer": image_reader_writer,
         "transpose_forward": forward,
         "transpose_backward": backward,
         "configurations": configurations,
         "experiment_planner_used": rules.experiment_planner_used,
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": fingerprint[
-            "foreground_intensity_properties_per_channel"
-        ],
+        "foreground_intensity_properties_per_channel": fingerprint["foreground_intensity_properties_per_channel"],
     }
 
 

@@ -324,9 +324,7 @@ def _differences(old: Any, new: Any, path: str = "", limit: int = 6) -> list[str
         found: list[str] = []
         for key in dict.fromkeys([*old, *new]):
             if old.get(key) != new.get(key):
-                found += _differences(
-                    old.get(key), new.get(key), f"{path}.{key}" if path else str(key), limit
-                )
+                found += _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key), limit)
         return found[:limit]
     return [f"{path} ({_short(old)} there, {_short(new)} now)"]
 

@@ -55,9 +55,7 @@ def preprocess_array(
         FoldwiseError: the segmentation does not have the shape of the image.
     """
     if segmentation is not None and segmentation.shape[1:] != image.shape[1:]:
-        raise FoldwiseError(
-            f"the segmentation has shape {segmentation.shape[1:]}, the image {image.shape[1:]}."
-        )
+        raise FoldwiseError(f"the segmentation has shape {segmentation.shape[1:]}, the image {image.shape[1:]}.")
     forward = plans.transpose_forward
     order = (0, *(axis + 1 for axis in forward))
     # Views of one copy up to here and in-place operations below: float32 sums depend on the order in which
@@ -65,9 +63,7 @@ def preprocess_array(
     data = image.astype(np.float32).transpose(order)
     spacing = [float(properties["spacing"][axis]) for axis in forward]
     shape_before_cropping = data.shape[1:]
-    data, cropped, box = crop_to_nonzero(
-        data, None if segmentation is None else segmentation.transpose(order)
-    )
+    data, cropped, box = crop_to_nonzero(data, None if segmentation is None else segmentation.transpose(order))
     shape_before_resampling = data.shape[1:]
     normalise(
         data,
@@ -81,9 +77,7 @@ def preprocess_array(
         target_spacing.insert(0, spacing[0])  # slices stay as far apart as they are
     shape = new_shape(shape_before_resampling, spacing, target_spacing)
     geometry = (shape, spacing, target_spacing)
-    data = _resampled(
-        data, geometry, configuration.resampling_fn_data, configuration.resampling_fn_data_kwargs, plans
-    )
+    data = _resampled(data, geometry, configuration.resampling_fn_data, configuration.resampling_fn_data_kwargs, plans)
     result = {
         **properties,
         "shape_before_cropping": shape_before_cropping,
@@ -117,16 +111,12 @@ def preprocess_case(
     Raises:
         CaseError: the case cannot be used; nothing of it was left half written.
     """
-    image, segmentation, properties = check_case(
-        case.images, case.label, labels, case.name, num_channels, reader
-    )
+    image, segmentation, properties = check_case(case.images, case.label, labels, case.name, num_channels, reader)
     assert segmentation is not None  # training cases have labels
     assert case.label is not None
     try:
         for configuration, folder in targets:
-            data, target, extended = preprocess_array(
-                image, segmentation, properties, plans, configuration, labels
-            )
+            data, target, extended = preprocess_array(image, segmentation, properties, plans, configuration, labels)
             assert target is not None
             write_case(folder, case.name, data, target, extended, configuration.patch_size)
         copy_if_changed(case.label, reference_file)

@@ -24,13 +24,10 @@ _BLOCK_ROWS = 64
 _LARGEST_FLOAT32_VALUE = 64.0
 
 
-def new_shape(
-    shape: Sequence[int], spacing: Sequence[float], target_spacing: Sequence[float]
-) -> tuple[int, ...]:
+def new_shape(shape: Sequence[int], spacing: Sequence[float], target_spacing: Sequence[float]) -> tuple[int, ...]:
     """Shape after resampling from one spacing (mm) to another."""
     return tuple(
-        round(float(old / new * length))
-        for length, old, new in zip(shape, spacing, target_spacing, strict=True)
+        round(float(old / new * length)) for length, old, new in zip(shape, spacing, target_spacing, strict=True)
     )
 
 
@@ -113,9 +110,7 @@ def axis_matrix(num_in: int, num_out: int, order: int) -> np.ndarray:
     return ndimage.zoom(columns, (num_out / num_in, 1), order=order, mode="nearest", grid_mode=True)
 
 
-def _resize_image(
-    image: np.ndarray, shape: tuple[int, ...], order: int, order_z: int, axis: int | None
-) -> np.ndarray:
+def _resize_image(image: np.ndarray, shape: tuple[int, ...], order: int, order_z: int, axis: int | None) -> np.ndarray:
     """One channel (X, Y, Z), with `axis`, if any, treated apart."""
     extremes = (image.min(keepdims=True), image.max(keepdims=True))
     # The error of float32 products is about 1e-6 of the largest value: nothing for normalised images, logits
@@ -164,9 +159,7 @@ def _apply(image: np.ndarray, axis: int, num_out: int, order: int) -> np.ndarray
 
 
 @lru_cache(maxsize=64)
-def _matrix_blocks(
-    num_in: int, num_out: int, order: int, dtype: str
-) -> tuple[tuple[slice, slice, np.ndarray], ...]:
+def _matrix_blocks(num_in: int, num_out: int, order: int, dtype: str) -> tuple[tuple[slice, slice, np.ndarray], ...]:
     """The matrix of an axis in bands of rows, each without the columns that contribute nothing."""
     matrix = axis_matrix(num_in, num_out, order)
     blocks = []

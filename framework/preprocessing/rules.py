@@ -25,7 +25,8 @@ class ComputeBudget:
     """Width of the first stage that is enough, even if there is budget left."""
     features_multiple: int = field(default=4, metadata=at_least(1))
     """Widths are multiples of this: processors compute several channels at once."""
-    max_batch_size: int = field(default=16, metadata=at_least(1))
+    max_batch_size: PerDimension = field(default_factory=lambda: {"2d": 16, "3d": 2})
+    """More samples than this are not worth their time: more iterations are."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ class PlannerRules:
         accepted = read_block(ComputeBudget, dict(self.compute_budget or {}), where, problems)
         gmacs = accepted.get("gmacs_per_iteration", {})
         if set(gmacs) != {"2d", "3d"} or not all(value > 0 for value in gmacs.values()):
-            problems.append(
-                f"{where}.gmacs_per_iteration: expected a number above 0 for '2d' and one for '3d'."
-            )
+            problems.append(f"{where}.gmacs_per_iteration: expected a number above 0 for '2d' and one for '3d'.")
             accepted["gmacs_per_iteration"] = {"2d": 1.0, "3d": 1.0}
         return ComputeBudget(**accepted)
 

@@ -67,7 +67,5 @@ def topology_for(spacing: Sequence[float], patch_size: Sequence[float], min_edge
         kernels.append(tuple(kernel))
     kernels.append((_CONVOLVED_LENGTH,) * num_axes)
     plain = Topology((0,) * num_axes, tuple(strides), tuple(kernels))
-    padded = tuple(
-        int(-(-length // divisor) * divisor) for length, divisor in zip(patch_size, plain.divisors)
-    )
+    padded = tuple(int(-(-length // divisor) * divisor) for length, divisor in zip(patch_size, plain.divisors))
     return Topology(padded, plain.strides, plain.kernel_sizes)

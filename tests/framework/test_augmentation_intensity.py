@@ -69,9 +69,7 @@ def test_blur_leaves_an_axis_of_one_voxel_alone_and_reflects_within_two() -> Non
 def test_brightness_multiplies_every_channel_by_its_factor() -> None:
     image = picture(2, 4, 5, 6)
     got = applied(Brightness(), image, factors=(0.8, 1.2))
-    np.testing.assert_allclose(
-        got, image.numpy() * np.array([0.8, 1.2], np.float32).reshape(2, 1, 1, 1), rtol=1e-6
-    )
+    np.testing.assert_allclose(got, image.numpy() * np.array([0.8, 1.2], np.float32).reshape(2, 1, 1, 1), rtol=1e-6)
 
 
 def test_contrast_stretches_about_the_mean_and_keeps_the_range() -> None:
@@ -144,9 +142,7 @@ def test_noise_has_the_drawn_deviation_and_is_the_samples_own() -> None:
         (LowResolution(), {"zooms": ((0.6, 0.6, 0.6),)}),
     ],
 )
-def test_a_constant_image_stays_as_it_is(
-    transform: IntensityTransform, drawn: dict[str, Any], value: float
-) -> None:
+def test_a_constant_image_stays_as_it_is(transform: IntensityTransform, drawn: dict[str, Any], value: float) -> None:
     image = torch.full((1, 6, 7, 8), value)
     np.testing.assert_allclose(applied(transform, image, **drawn), image, atol=1e-6)
 

@@ -53,12 +53,8 @@ def resample(
     joined = (-1, *[stop - start for start, stop in box[len(box) - len(matrix) :]])
     image_out, labels_out = torch.empty(patch), torch.empty(patch, dtype=torch.int16)
     fold = (-1, *patch[len(patch) - len(matrix) :])
-    resample_image(
-        torch.from_numpy(read(image, box, 0)).reshape(joined), matrix, origin, image_out.view(fold)
-    )
-    resample_labels(
-        torch.from_numpy(read(labels, box, -1)).reshape(joined), matrix, origin, labels_out.view(fold)
-    )
+    resample_image(torch.from_numpy(read(image, box, 0)).reshape(joined), matrix, origin, image_out.view(fold))
+    resample_labels(torch.from_numpy(read(labels, box, -1)).reshape(joined), matrix, origin, labels_out.view(fold))
     return image_out.numpy(), labels_out.numpy()
 
 
@@ -72,8 +68,7 @@ def label_weights(labels: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np
     padded = np.pad(labels, 40, constant_values=-1)
     values = np.unique(padded)
     weights = [
-        ndimage.map_coordinates((padded == v).astype(float), where + 40, order=1, mode="nearest")
-        for v in values
+        ndimage.map_coordinates((padded == v).astype(float), where + 40, order=1, mode="nearest") for v in values
     ]
     return values, np.stack(weights)
 

@@ -176,7 +176,7 @@ def test_a_duplicate_name_is_refused():
 
 def test_a_point_that_nobody_overrides_has_nothing_to_call():
     trainer = ToyTrainer(toy_settings(), device="cpu", hooks=[Hook()])
-    assert trainer._dispatch["on_backward"] == ()
+    assert trainer._hooks._dispatch["on_backward"] == ()
 
 
 def test_a_subclass_that_forgets_super_loses_no_default_behaviour(tmp_path: Path):
@@ -312,7 +312,11 @@ def assert_equal_runs(one: BaseTrainer, other: BaseTrainer) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path: Path, trainer_class, hook, workers: int):
     settings = toy_settings(
-        num_epochs=4, num_workers=workers, weight_averaging=0.9, early_stopping={"patience": 50}, gradient_accumulation=2
+        num_epochs=4,
+        num_workers=workers,
+        weight_averaging=0.9,
+        early_stopping={"patience": 50},
+        gradient_accumulation=2,
     )
     whole = ToyTrainer(settings, run_folder=tmp_path / "whole", device="cpu")
     whole.run_training()

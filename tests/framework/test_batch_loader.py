@@ -74,8 +74,7 @@ def test_a_defect_arrives_with_the_traceback_of_the_worker():
 def test_a_killed_worker_is_reported_with_the_likely_cause():
     loader = BatchLoader(deadly, num_workers=1)
     with pytest.raises(FoldwiseError, match="run out of memory"):
-        for _ in range(5):
-            next(loader)
+        list(zip(range(5), iter(lambda: next(loader), None)))
     loader.close()
 
 

@@ -91,15 +91,9 @@ def test_truncated_files_and_other_content_raise(tmp_path: Path) -> None:
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize(("configuration", "patch_size"), [("2d", (56, 40)), ("3d_fullres", (40, 56, 40))])
-def test_real_files_are_laid_out_alike(
-    shared_data: Path, configuration: str, patch_size: tuple[int, ...]
-) -> None:
+def test_real_files_are_laid_out_alike(shared_data: Path, configuration: str, patch_size: tuple[int, ...]) -> None:
     folder = (
-        shared_data
-        / "nnunet_reference"
-        / "preprocessed"
-        / "Dataset004_Hippocampus"
-        / f"nnUNetPlans_{configuration}"
+        shared_data / "nnunet_reference" / "preprocessed" / "Dataset004_Hippocampus" / f"nnUNetPlans_{configuration}"
     )
     paths = sorted(folder.glob("*.b2nd"))
     assert len(paths) == 16

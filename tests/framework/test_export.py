@@ -69,9 +69,7 @@ def test_head_by_head_equals_resampling_all_heads(shared_data: Path, labels: Lab
     configuration = plans.configuration("3d_fullres")
     logits = np.random.default_rng(0).normal(size=(labels.num_heads, 4, 3, 5)).astype(np.float32)
     label_map = label_map_from_logits(torch.from_numpy(logits), properties(), plans, configuration, labels)
-    full = resample(
-        logits, (8, 6, 10), [2.0] * 3, [1.0] * 3, **configuration.resampling_fn_probabilities_kwargs
-    )
+    full = resample(logits, (8, 6, 10), [2.0] * 3, [1.0] * 3, **configuration.resampling_fn_probabilities_kwargs)
     expected = np.zeros((14, 10, 12), np.uint8)
     expected[2:10, 3:9, 1:11] = labels.segmentation_from_logits(full)
     assert np.array_equal(label_map, expected.transpose(1, 2, 0))

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from framework.errors import FoldwiseError, UnknownNameError
-from framework.extensions import find_hook, find_trainer, location_of, trainer_table
+from framework.extensions import find_trainer, location_of, trainer_table
+from framework.hooks import find_hook
 from framework.hooks.early_stopping import EarlyStopping
 
 FILE = """

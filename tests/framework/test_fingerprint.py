@@ -53,9 +53,7 @@ def test_statistics_pool_all_cases_in_equal_shares(tmp_path: Path, monkeypatch: 
     assert found == pytest.approx(expected)
 
 
-def test_cases_that_cannot_be_used_are_listed_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cases_that_cannot_be_used_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("framework.preprocessing.fingerprint._NUM_SAMPLES", 20_000)
     good = (np.ones((1, 6, 6, 6)), np.eye(6)[None].repeat(6, 0))
     broken = np.ones((1, 6, 6, 6))
@@ -68,9 +66,7 @@ def test_cases_that_cannot_be_used_are_listed_together(
 
 
 def test_dataset_without_foreground_is_refused(tmp_path: Path) -> None:
-    folder = write_raw_dataset(
-        tmp_path / "Dataset001_Empty", {"a": (np.ones((1, 4, 4, 4)), np.zeros((4, 4, 4)))}
-    )
+    folder = write_raw_dataset(tmp_path / "Dataset001_Empty", {"a": (np.ones((1, 4, 4, 4)), np.zeros((4, 4, 4)))})
     with pytest.raises(DatasetError, match="no label image has any foreground"):
         extract_fingerprint(RawDataset.open(folder), CasePool(1))
 

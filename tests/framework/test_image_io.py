@@ -98,9 +98,7 @@ def test_photographs_become_channels(tmp_path: Path, ending: str) -> None:
     grey = np.random.default_rng(0).integers(0, 255, (7, 9)).astype(np.uint8)
     colour = np.random.default_rng(0).integers(0, 255, (7, 9, 3)).astype(np.uint8)
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(grey), str(tmp_path / f"grey{ending}"))
-    SimpleITK.WriteImage(
-        SimpleITK.GetImageFromArray(colour, isVector=True), str(tmp_path / f"colour{ending}")
-    )
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(colour, isVector=True), str(tmp_path / f"colour{ending}"))
     data, properties = read_images([tmp_path / f"grey{ending}"])
     np.testing.assert_array_equal(data, grey[None, None])
     assert tuple(properties["spacing"]) == (999, 1, 1)
@@ -118,9 +116,7 @@ def test_one_bit_masks_are_zero_and_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_segmentation(tmp_path / "mask.png")[0][0, 0], mask)
 
 
-@pytest.mark.parametrize(
-    ("highest", "kind"), [(2, np.uint8), (254, np.uint8), (255, np.uint16), (300, np.uint16)]
-)
+@pytest.mark.parametrize(("highest", "kind"), [(2, np.uint8), (254, np.uint8), (255, np.uint16), (300, np.uint16)])
 def test_segmentations_are_stored_small_on_the_exact_grid_of_their_scan(
     tmp_path: Path, highest: int, kind: type
 ) -> None:
@@ -152,9 +148,7 @@ def test_truncated_files_are_refused(tmp_path: Path, ending: str, kept: float) -
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
 def test_voxels_equal_those_of_itk(tmp_path: Path, kind: type, shape: tuple[int, ...], ending: str) -> None:
     path = tmp_path / f"a_0000{ending}"
-    SimpleITK.WriteImage(
-        SimpleITK.GetImageFromArray(scan(shape=shape).astype(kind), isVector=False), str(path)
-    )
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(scan(shape=shape).astype(kind), isVector=False), str(path))
     image = SimpleITK.ReadImage(str(path))
     expected = SimpleITK.GetArrayFromImage(image)
     data, properties = read_images([path])
@@ -216,9 +210,7 @@ def test_a_good_case_is_returned_as_read(tmp_path: Path) -> None:
 def test_grids_that_differ_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     image = save(tmp_path / "a_0000.nii.gz", scan())
     other = save(tmp_path / "a.nii.gz", **{"array": label_map(), **change})
-    with pytest.raises(
-        CaseError, match=f"case 'a': .*a.nii.gz does not lie on the grid of .*a_0000.*{message}"
-    ):
+    with pytest.raises(CaseError, match=f"case 'a': .*a.nii.gz does not lie on the grid of .*a_0000.*{message}"):
         check_case([image], other, LABELS, "a")
     with pytest.raises(CaseError, match="channels of a case must share one grid"):
         check_case([image, other], None, LABELS, "a")
@@ -235,12 +227,8 @@ def test_rounding_of_a_header_is_no_difference() -> None:
     assert geometry_differences((4, 5, 6), one, (4, 5, 6), other) == []
 
 
-@pytest.mark.parametrize(
-    ("value", "message"), [(np.nan, "1 NaN and 0 infinite"), (np.inf, "0 NaN and 1 infinite")]
-)
-def test_scans_with_values_that_are_no_numbers_are_refused(
-    tmp_path: Path, value: float, message: str
-) -> None:
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "1 NaN and 0 infinite"), (np.inf, "0 NaN and 1 infinite")])
+def test_scans_with_values_that_are_no_numbers_are_refused(tmp_path: Path, value: float, message: str) -> None:
     broken = scan(1)
     broken[1, 2, 3] = value
     paths = [save(tmp_path / f"a_000{i}.nii.gz", array) for i, array in enumerate((scan(), broken))]

@@ -19,7 +19,7 @@ BUDGET: dict[str, Any] = {
     "min_features": 12,
     "max_features": 24,
     "features_multiple": 4,
-    "max_batch_size": 8,
+    "max_batch_size": {"2d": 8, "3d": 8},
 }
 RULES = PlannerRules(max_features={"2d": 256, "3d": 192}, compute_budget=BUDGET)
 MANY_VOXELS = 1e12
@@ -48,10 +48,12 @@ def test_iteration_stays_within_the_budget_and_uses_most_of_it(scan: str) -> Non
     assert 0.5 * 30 < cost <= 30
 
 
-def test_small_images_are_covered_and_get_a_wide_network() -> None:
+def test_small_images_are_covered_without_padding_and_get_a_wide_network() -> None:
     fit = _fit(*SCANS["hippocampus"])
-    assert fit.topology.patch_size == (40, 56, 40)
-    assert fit.architecture["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128]
+    # Multiples of 8 below 36 x 50 x 35; 40 x 56 x 40 would be a quarter of padding.
+    assert fit.topology.patch_size == (32, 48, 32)
+    assert fit.architecture["arch_kwargs"]["features_per_stage"] == [20, 40, 80, 160]  # the most within 30 GMAC
+    assert _gmacs(fit) <= 30 < _gmacs(_fit(*SCANS["hippocampus"], min_features=24))
 
 
 def test_large_images_get_a_smaller_part_and_the_narrowest_network() -> None:

@@ -32,9 +32,7 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert memory.available_memory() > machine / 2
 
 
-def test_disk_space_of_a_folder_that_cannot_be_written_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_space_of_a_folder_that_cannot_be_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.free_disk_space(tmp_path) > 0
     monkeypatch.setattr(memory.os, "access", lambda *_: False)
     assert memory.free_disk_space(tmp_path) == 0

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from framework.device import keep_freed_memory, memory_format_for
 from framework.errors import PlansError
 from framework.networks import (
     PlainConvUNet,
@@ -25,7 +26,6 @@ from framework.networks import (
     to_nnunet_state,
 )
 from framework.networks.instance_norm import can_join, instance_norm_activation
-from framework.device import keep_freed_memory, memory_format_for
 from framework.networks.outputs import single_output
 from framework.plans import Architecture
 
@@ -177,10 +177,7 @@ def test_aliases_are_emitted_for_blocks_and_for_the_second_encoder() -> None:
         assert f"{prefix}.stages.0.0.convs.1.all_modules.0.bias" in names
     assert "decoder.stages.2.convs.0.all_modules.0.weight" in names
     assert "decoder.transpconvs.2.weight" in names
-    assert (
-        from_nnunet_state(to_nnunet_state(network.state_dict(), network)).keys()
-        == network.state_dict().keys()
-    )
+    assert from_nnunet_state(to_nnunet_state(network.state_dict(), network)).keys() == network.state_dict().keys()
 
 
 def test_names_that_only_look_like_aliases_are_kept() -> None:
@@ -233,9 +230,7 @@ def test_weights_start_as_in_nnunet() -> None:
 @pytest.mark.parametrize("slope", [None, 0.01])
 @pytest.mark.parametrize("axes", [2, 3])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_joined_norm_and_activation_equal_the_two_modules(
-    slope: float | None, axes: int, channels_last: bool
-) -> None:
+def test_joined_norm_and_activation_equal_the_two_modules(slope: float | None, axes: int, channels_last: bool) -> None:
     torch.manual_seed(1)
     norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[axes](6, affine=True)
     nn.init.normal_(norm.weight)
@@ -253,9 +248,7 @@ def test_joined_norm_and_activation_equal_the_two_modules(
 
     exact_norm, exact_data = copy.deepcopy(norm).double(), data.detach().double().requires_grad_()
     exact_norm.zero_grad()
-    exact = (
-        exact_norm(exact_data) if slope is None else nn.functional.leaky_relu(exact_norm(exact_data), slope)
-    )
+    exact = exact_norm(exact_data) if slope is None else nn.functional.leaky_relu(exact_norm(exact_data), slope)
     exact.backward(gradient.double())
     assert torch.allclose(output.double(), exact, atol=2e-5)
     assert torch.allclose(data.grad.double(), exact_data.grad, atol=1e-5)
@@ -284,9 +277,7 @@ def test_hooks_on_a_norm_are_called() -> None:
 class MonaiLike(nn.Module):
     """A network with MONAI's argument names and without deep supervision."""
 
-    def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, act: type[nn.Module] = nn.ReLU
-    ) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, act: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Conv3d(in_channels, out_channels, spatial_dims, padding=1), act())
 
@@ -296,9 +287,7 @@ class MonaiLike(nn.Module):
 
 @pytest.mark.parametrize("separator", [".", ":"])
 def test_any_module_on_the_path_can_be_named(separator: str) -> None:
-    mine = Architecture(
-        f"{__name__}{separator}MonaiLike", {"spatial_dims": 3, "act": "torch.nn.LeakyReLU"}, ("act",)
-    )
+    mine = Architecture(f"{__name__}{separator}MonaiLike", {"spatial_dims": 3, "act": "torch.nn.LeakyReLU"}, ("act",))
     network = build_network(mine, 2, 4, deep_supervision=True)
     assert isinstance(network.layers[1], nn.LeakyReLU)
     assert network(torch.zeros(1, 2, 4, 4, 4)).shape == (1, 4, 4, 4, 4)

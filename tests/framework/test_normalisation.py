@@ -44,9 +44,7 @@ def test_ct_is_clipped_and_scaled_with_the_statistics_of_the_dataset() -> None:
 
 
 def test_every_channel_has_a_scheme_of_its_own() -> None:
-    data = np.stack(
-        [_image(0, 1, 2, 3, 4, 5, 6, 10)[0], _image(0, 51, 0, 0, 0, 0, 0, 255)[0], _image(*range(8))[0]]
-    )
+    data = np.stack([_image(0, 1, 2, 3, 4, 5, 6, 10)[0], _image(0, 51, 0, 0, 0, 0, 0, 255)[0], _image(*range(8))[0]])
     schemes = ["RescaleTo01Normalization", "RGBTo01Normalization", "NoNormalization"]
     normalise(data, NO_LABELS, schemes, [False] * 3, {})
     assert np.allclose(data[0].ravel(), [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1])

@@ -22,9 +22,7 @@ TWO_LABELS = {"background": 0, "one": 1, "two": 2}
 class MemoryStore:
     """Cases in memory, with the interface of the store of preprocessed cases."""
 
-    def __init__(
-        self, cases: dict[str, tuple[np.ndarray, np.ndarray]], keys: tuple[LabelKey, ...] = (1, 2)
-    ) -> None:
+    def __init__(self, cases: dict[str, tuple[np.ndarray, np.ndarray]], keys: tuple[LabelKey, ...] = (1, 2)) -> None:
         self.cases, self.keys = cases, keys
         self.boxes: list[tuple[slice, ...]] = []
 
@@ -332,9 +330,7 @@ def test_validation_uses_the_same_rules_and_changes_nothing() -> None:
         assert recipe.augmentation.intensities == ()
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("blosc2: broken frame"), OSError("no such file"), KeyError("x")]
-)
+@pytest.mark.parametrize("error", [RuntimeError("blosc2: broken frame"), OSError("no such file"), KeyError("x")])
 def test_a_case_that_cannot_be_read_is_named(error: Exception) -> None:
     class BrokenStore(MemoryStore):
         def read(self, case: str, box: tuple[slice, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -67,7 +67,9 @@ def test_inheritance_in_a_circle_is_told():
 
 
 def test_unknown_configuration_lists_the_known_ones():
-    with pytest.raises(UnknownNameError, match=r"'3d_fulres' is not known. Did you mean '3d_fullres'\? Known here: 3d_fullres"):
+    with pytest.raises(
+        UnknownNameError, match=r"'3d_fulres' is not known. Did you mean '3d_fullres'\? Known here: 3d_fullres"
+    ):
         Plans.from_dict(small_plans()).configuration("3d_fulres")
 
 
@@ -104,7 +106,7 @@ def test_overrides_change_one_configuration_and_are_written_out():
 
 
 def test_an_override_of_an_unknown_field_names_the_nearest():
-    with pytest.raises(PlansError, match="'num_epoch' is not a known field. Did you mean 'num_epochs'"):
+    with pytest.raises(PlansError, match=r"'num_epoch' is not a known field. Did you mean 'num_epochs'"):
         Plans.from_dict(small_plans()).with_overrides("3d_fullres", {"training.num_epoch": 5})
 
 

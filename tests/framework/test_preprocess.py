@@ -89,9 +89,7 @@ def test_grid_follows_the_spacing_and_slices_keep_theirs_in_2d() -> None:
     image, labels = _ball()
     properties = {"spacing": [1.0, 1.0, 1.0]}
     fine = _plans([0.5, 1.0, 1.0])
-    data, segmentation, _ = preprocess_array(
-        image, labels, properties, fine, fine.configuration("some"), LABELS
-    )
+    data, segmentation, _ = preprocess_array(image, labels, properties, fine, fine.configuration("some"), LABELS)
     assert data.shape == (1, 18, 11, 13)
     assert segmentation is not None
     assert set(np.unique(segmentation)) == {0, 1, 2}
@@ -116,9 +114,7 @@ def test_shapes_that_differ_are_refused() -> None:
     image, labels = _ball()
     plans = _plans([1.0, 1.0, 1.0])
     with pytest.raises(FoldwiseError, match="shape"):
-        preprocess_array(
-            image, labels[:, 1:], {"spacing": [1.0] * 3}, plans, plans.configuration("some"), LABELS
-        )
+        preprocess_array(image, labels[:, 1:], {"spacing": [1.0] * 3}, plans, plans.configuration("some"), LABELS)
 
 
 def test_class_locations_lie_on_their_label_and_never_twice() -> None:
@@ -185,9 +181,7 @@ def test_only_missing_and_changed_cases_are_done_again(tmp_path: Path) -> None:
         label = raw_folder / "labelsTr" / "ball_1.nii.gz"
         os.utime(label, ns=(1, label.stat().st_mtime_ns + 1))
         preprocess_dataset(RawDataset.open(raw_folder), out, plans, ["some"], pool=pool)
-        redone = {
-            path.name for path in (out / "data").iterdir() if path.stat().st_mtime_ns != ages[path.name]
-        }
+        redone = {path.name for path in (out / "data").iterdir() if path.stat().st_mtime_ns != ages[path.name]}
         assert redone == {f"ball_{index}{end}" for index in (0, 1) for end in (".b2nd", "_seg.b2nd", ".pkl")}
         # other settings under the same name: all of them
         preprocess_dataset(RawDataset.open(raw_folder), out, _plans([2.0, 2.0, 2.0]), ["some"], pool=pool)
@@ -208,9 +202,7 @@ def test_data_of_another_program_is_used_as_it_is(tmp_path: Path) -> None:
     assert kept == {f"ball_{index}{end}" for index in (0, 1) for end in (".b2nd", "_seg.b2nd", ".pkl")}
     assert (out / "gt_segmentations" / "ball_0.nii.gz").is_file()
     with pytest.raises(DatasetError, match=r"another program.*spacing.*data_identifier"):
-        preprocess_dataset(
-            RawDataset.open(raw_folder), out, _plans([2.0, 2.0, 2.0]), ["some"], num_processes=1
-        )
+        preprocess_dataset(RawDataset.open(raw_folder), out, _plans([2.0, 2.0, 2.0]), ["some"], num_processes=1)
 
 
 def test_bad_cases_are_listed_and_the_others_are_done(tmp_path: Path) -> None:
@@ -221,9 +213,7 @@ def test_bad_cases_are_listed_and_the_others_are_done(tmp_path: Path) -> None:
     other = write_raw_dataset(tmp_path / "other", {"x": (image, labels[0] * 3)})
     (other / "labelsTr" / "x.nii.gz").rename(raw_folder / "labelsTr" / "ball_3.nii.gz")
     with pytest.raises(DatasetError) as caught:
-        preprocess_dataset(
-            RawDataset.open(raw_folder), tmp_path / "out", _plans([1.0] * 3), ["some"], num_processes=2
-        )
+        preprocess_dataset(RawDataset.open(raw_folder), tmp_path / "out", _plans([1.0] * 3), ["some"], num_processes=2)
     message = str(caught.value)
     assert "2 of 4 cases" in message
     assert "case 'ball_1'" in message
@@ -232,9 +222,7 @@ def test_bad_cases_are_listed_and_the_others_are_done(tmp_path: Path) -> None:
     assert CaseStore(tmp_path / "out" / "data", mode="packed").case_names == ["ball_0", "ball_2"]
 
 
-def test_without_raw_data_preprocessed_data_is_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_raw_data_preprocessed_data_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FW_RAW", str(tmp_path / "raw"))
     monkeypatch.setenv("FW_PREPROCESSED", str(tmp_path / "preprocessed"))
     monkeypatch.setattr("framework.preprocessing.fingerprint._NUM_SAMPLES", 30_000)
@@ -250,9 +238,7 @@ def test_without_raw_data_preprocessed_data_is_enough(
         prepare_dataset(7, ["3d_fulres"], say=lambda text: None)
 
 
-def test_plans_can_be_named_by_preset_or_by_their_own_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plans_can_be_named_by_preset_or_by_their_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FW_RAW", str(tmp_path / "raw"))
     monkeypatch.setenv("FW_PREPROCESSED", str(tmp_path / "preprocessed"))
     monkeypatch.setattr("framework.preprocessing.fingerprint._NUM_SAMPLES", 30_000)
@@ -262,9 +248,7 @@ def test_plans_can_be_named_by_preset_or_by_their_own_name(
     assert prepare_dataset(7, [], "laptop", say=said.append)[1].stem == "laptop"
     with pytest.raises(UnknownNameError, match="Did you mean 'laptop'"):
         prepare_dataset(7, [], "labtop", say=said.append)
-    assert (
-        plan_dataset_folder(7, preset="default", say=said.append).stem == "nnUNetPlans"
-    )  # equal: no complaint
+    assert plan_dataset_folder(7, preset="default", say=said.append).stem == "nnUNetPlans"  # equal: no complaint
 
 
 def test_splits_that_come_with_the_raw_data_are_taken_over(tmp_path: Path) -> None:
@@ -292,17 +276,13 @@ def test_names_that_do_not_exist_are_told_before_any_work(tmp_path: Path) -> Non
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-def test_preprocessed_cases_equal_those_of_nnunet(
-    shared_data: Path, tmp_path: Path, configuration: str
-) -> None:
+def test_preprocessed_cases_equal_those_of_nnunet(shared_data: Path, tmp_path: Path, configuration: str) -> None:
     reference = shared_data / "nnunet_reference" / "preprocessed" / "Dataset004_Hippocampus"
     expected = CaseStore(reference / f"nnUNetPlans_{configuration}", mode="packed")
     everything = RawDataset.open(shared_data / "Dataset004_Hippocampus")
     few = {name: everything.cases[name] for name in expected.case_names}
     raw = RawDataset(**{**everything.__dict__, "cases": few})
-    preprocess_dataset(
-        raw, tmp_path, Plans.from_file(reference / "nnUNetPlans.json"), [configuration], num_processes=1
-    )
+    preprocess_dataset(raw, tmp_path, Plans.from_file(reference / "nnUNetPlans.json"), [configuration], num_processes=1)
     found = CaseStore(tmp_path / f"nnUNetPlans_{configuration}", mode="packed")
     for case in expected.case_names:
         (data, segmentation), (wanted_data, wanted_segmentation) = found.read(case), expected.read(case)

@@ -120,9 +120,7 @@ def test_a_wrong_file_ending_shows_what_is_there(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_of_dataset_json_are_told_together(tmp_path: Path) -> None:
-    folder = build(
-        tmp_path / "d", [], [], channel_names={"1": "CT"}, labels={"liver": 1}, file_ending="nii.gz"
-    )
+    folder = build(tmp_path / "d", [], [], channel_names={"1": "CT"}, labels={"liver": 1}, file_ending="nii.gz")
     message = problems(folder)
     assert "has the keys 1; expected 0" in message
     assert "no 'background'" in message

@@ -70,9 +70,7 @@ def test_view_with_transposed_axes_gives_the_same() -> None:
     image = np.random.RandomState(3).standard_normal((1, 12, 13, 14)).astype(np.float32)
     view = np.ascontiguousarray(image.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
     shape = (20, 9, 21)
-    assert np.array_equal(
-        resample(view, shape, ISOTROPIC, ISOTROPIC), resample(image, shape, ISOTROPIC, ISOTROPIC)
-    )
+    assert np.array_equal(resample(view, shape, ISOTROPIC, ISOTROPIC), resample(image, shape, ISOTROPIC, ISOTROPIC))
 
 
 def test_segmentation_takes_the_label_with_the_largest_share() -> None:

@@ -43,11 +43,7 @@ def test_plain_values_and_arrays_are_read_from_every_protocol(protocol: int) -> 
 
 
 def test_names_of_older_numpy_are_read() -> None:
-    old = (
-        dumps(PLAIN)
-        .replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-        .replace(b"\x8c\x16", b"\x8c\x15")
-    )
+    old = dumps(PLAIN).replace(b"numpy._core.multiarray", b"numpy.core.multiarray").replace(b"\x8c\x16", b"\x8c\x15")
     assert b"numpy._core" not in old
     content = pickle.dumps(np.arange(3), protocol=2).replace(b"numpy._core.", b"numpy.core.")
     np.testing.assert_array_equal(loads(content), np.arange(3))
@@ -91,9 +87,7 @@ def test_what_is_written_is_read_by_the_ordinary_pickle() -> None:
 @pytest.mark.shared_data
 def test_files_of_nnunet_are_read(shared_data: Path) -> None:
     folder = shared_data / "nnunet_reference"
-    path = (
-        folder / "preprocessed" / "Dataset004_Hippocampus" / "nnUNetPlans_3d_fullres" / "hippocampus_001.pkl"
-    )
+    path = folder / "preprocessed" / "Dataset004_Hippocampus" / "nnUNetPlans_3d_fullres" / "hippocampus_001.pkl"
     properties = load_pickle(path)
     assert properties["shape_before_cropping"] == (35, 51, 35)
     assert properties["class_locations"][1].shape == (1324, 4)

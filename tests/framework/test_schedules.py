@@ -67,9 +67,9 @@ def test_a_number_is_a_constant_schedule():
 
 
 def test_mistakes_name_what_is_wrong():
-    with pytest.raises(UnknownNameError, match="schedule 'cosin' is not known. Did you mean 'cosine'"):
+    with pytest.raises(UnknownNameError, match=r"schedule 'cosin' is not known. Did you mean 'cosine'"):
         epochs("cosin", 1)
-    with pytest.raises(PlansError, match="unit: found 'week', expected 'epoch' or 'iteration'"):
+    with pytest.raises(PlansError, match=r"unit: found 'week', expected 'epoch' or 'iteration'"):
         epochs({"name": "poly", "unit": "week"}, 1)
     with pytest.raises(PlansError, match="exponnent"):
         epochs({"name": "poly", "exponnent": 1}, 1)

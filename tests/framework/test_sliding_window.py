@@ -96,9 +96,7 @@ def test_tiling_does_not_change_a_pointwise_network(
     size: tuple[int, ...], mirror_axes: tuple[int, ...] | None, batch_size: int
 ) -> None:
     data = torch.randn(1, *size)
-    logits = sliding_window_logits(
-        Pointwise(), data, (8, 8, 8), mirror_axes=mirror_axes, batch_size=batch_size
-    )
+    logits = sliding_window_logits(Pointwise(), data, (8, 8, 8), mirror_axes=mirror_axes, batch_size=batch_size)
     assert logits.shape == (3, *size)
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, torch.cat((data, 2 * data, data.square())), atol=1e-5)

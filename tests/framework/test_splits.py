@@ -34,8 +34,7 @@ def test_splits_equal_those_of_nnunet() -> None:
 def test_splits_of_a_real_dataset_equal_its_file(shared_data: Path) -> None:
     folder = shared_data / "nnunet_reference" / "preprocessed" / "Dataset004_Hippocampus"
     names = [
-        path.name.removesuffix(".nii.gz")
-        for path in (shared_data / "Dataset004_Hippocampus" / "labelsTr").iterdir()
+        path.name.removesuffix(".nii.gz") for path in (shared_data / "Dataset004_Hippocampus" / "labelsTr").iterdir()
     ]
     assert create_splits(names) == json.loads((folder / "splits_final.json").read_text())
     assert load_or_create_splits(folder, names) == create_splits(names)

@@ -65,9 +65,7 @@ def test_every_mode_reads_what_was_written(folder: Path, mode: Mode) -> None:
             np.testing.assert_array_equal(found[1], segmentation[(slice(None), *box)])
 
 
-@pytest.mark.parametrize(
-    "box", [(slice(-2, 5), slice(0, 5), slice(0, 5)), (slice(0, 5), slice(0, 5), slice(10, 19))]
-)
+@pytest.mark.parametrize("box", [(slice(-2, 5), slice(0, 5), slice(0, 5)), (slice(0, 5), slice(0, 5), slice(10, 19))])
 def test_boxes_that_leave_the_image_are_refused(folder: Path, box: tuple[slice, ...]) -> None:
     with pytest.raises(ValueError, match="leaves case 'a'"):
         CaseStore(folder, mode="packed").read("a", box)

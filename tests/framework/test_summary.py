@@ -115,9 +115,7 @@ def test_folder_is_scored_in_order_and_written_like_nnunet(tmp_path: Path) -> No
         for folder in ("references", "predictions"):
             labels = generator.integers(0, 3, (3, 4, 5)).astype(np.uint8)
             write_segmentation(labels, tmp_path / folder / f"{name}.nii.gz", GEOMETRY)
-    summary = evaluate_folder(
-        tmp_path / "references", tmp_path / "predictions", [1, (1, 2), (7,)], num_threads=2
-    )
+    summary = evaluate_folder(tmp_path / "references", tmp_path / "predictions", [1, (1, 2), (7,)], num_threads=2)
     write_summary(summary, tmp_path / "summary.json")
     text = (tmp_path / "summary.json").read_text()
     assert "NaN" in text

@@ -13,8 +13,8 @@ from framework.base_trainer import BaseTrainer
 from framework.errors import CheckpointError
 from framework.hook import Hook
 from framework.inference import Predictor
-from trainers import TRAINERS, SegmentationTrainer
 from tests.builders import TINY, make_tiny_dataset, use_roots
+from trainers import TRAINERS, SegmentationTrainer
 
 
 @pytest.fixture(scope="module")

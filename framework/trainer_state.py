@@ -1,0 +1,94 @@
+"""The state of a trainer: into a checkpoint, and back out of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from framework.checkpoint import load_checkpoint, newest_checkpoint
+from framework.device import to_device
+from framework.errors import CheckpointError
+from framework.extensions import location_of
+from framework.progress import Progress
+
+if TYPE_CHECKING:
+    from framework.base_trainer import BaseTrainer
+
+
+def trainer_state(trainer: BaseTrainer) -> dict[str, Any]:
+    """Everything a resumed run needs, under nnU-Net's keys where it has them, and ours under ``foldwise``."""
+    return {
+        "network_weights": trainer.network.state_dict(),
+        "optimizer_state": trainer.optimizer.state_dict(),
+        "grad_scaler_state": trainer.update.scaler.state_dict() or None,
+        "current_epoch": trainer.progress.epochs_completed,
+        "trainer_name": type(trainer).__name__,
+        "foldwise": {
+            "trainer": location_of(type(trainer)),
+            "progress": asdict(trainer.progress),
+            "update": trainer.update.state_dict(),
+            "loss": trainer.loss.state_dict() if trainer.loss is not None else {},
+            "history": trainer.history.state_dict(),
+            "hooks": {hook.name: hook.state_dict() for hook in trainer.hooks},
+            "train_outputs": trainer.train_outputs,
+            "validation_outputs": trainer.validation_outputs,
+            "settings": trainer.settings.to_dict(),
+            "experiment": trainer.experiment.to_record() if trainer.experiment else None,
+        },
+    }
+
+
+def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | str) -> None:
+    """Give a trainer that is set up the state of a checkpoint, of ours or of nnU-Net's.
+
+    Raises:
+        CheckpointError: the network or the optimizer is another one.
+    """
+    try:
+        trainer.load_network_weights(state["network_weights"])
+        trainer.optimizer.load_state_dict(state["optimizer_state"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} does not fit this trainer's network or optimizer: {error} "
+            "Resume with the trainer and plans that the run was started with."
+        ) from error
+    own = state.get("foldwise")
+    if own is None:
+        trainer.progress = Progress(epochs_completed=int(state["current_epoch"]))
+    else:
+        trainer.progress = Progress(**own["progress"])
+        if trainer.settings.num_epochs > own["settings"]["num_epochs"]:
+            trainer.progress.finished = False  # the run was made longer
+        trainer.update.load_state_dict(own["update"])
+        if trainer.loss is not None:
+            trainer.loss.load_state_dict(own["loss"])
+        trainer.history.load_state_dict(own["history"])
+        trainer.train_outputs = to_device(own["train_outputs"], trainer.device)
+        trainer.validation_outputs = to_device(own["validation_outputs"], trainer.device)
+        for hook in trainer.hooks:
+            if hook.name in own["hooks"]:
+                hook.load_state_dict(own["hooks"][hook.name])
+    trainer.seek_batches()
+
+
+def resume_trainer(trainer: BaseTrainer, tag: str | None = None) -> bool:
+    """Load the newest readable checkpoint of the run folder, or the one named by `tag`; False if there is none."""
+    if trainer.run_folder is None:
+        raise CheckpointError("this trainer has no run folder to resume from.")
+    if tag is not None:
+        path = trainer.run_folder.checkpoint(tag)
+        trainer.load_state_dict(load_checkpoint(path), source=path)
+        return True
+    paths = [trainer.run_folder.checkpoint(each) for each in ("final", "latest", "best")]
+    found = newest_checkpoint(paths, trainer.report)
+    if found is None:
+        return False
+    path, state = found
+    trainer.load_state_dict(state, source=path)
+    progress = trainer.progress
+    text = f"{progress.epochs_completed} of {trainer.settings.num_epochs} epochs completed"
+    if progress.phase == "training":
+        text += f", {progress.steps_completed} of {trainer.steps_per_epoch} steps of the next"
+    trainer.report(f"resuming from {path.name}: {text}")
+    return True
