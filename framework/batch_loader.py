@@ -144,7 +144,7 @@ def as_batches(source: Any, *, num_workers: int, pin_memory: bool, cycle: int | 
 _NOTHING = object()
 
 
-class _Series(Dataset):  # type: ignore[type-arg]
+class _Series(Dataset):
     """``make_batch`` as torch's DataLoader wants it."""
 
     def __init__(self, make_batch: MakeBatch, cycle: int | None) -> None:

@@ -20,7 +20,7 @@ def build_optimizer(settings: TrainingSettings, parameters: Iterable[Any]) -> to
         PlansError: unknown name, or arguments that the optimizer does not take.
     """
     name, arguments = named(settings.optimizer, "training.optimizer")
-    classes = {
+    classes: dict[str, Any] = {
         key: value
         for key, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key != "Optimizer"

@@ -213,10 +213,10 @@ class Plans:
         )
         architecture = None
         if "architecture" in entry:
-            block = dict(entry.pop("architecture"))
-            if "_kw_requires_import" in block:
-                block["requires_import"] = block.pop("_kw_requires_import")
-            accepted = read_block(Architecture, block, f"{where}.architecture", problems)
+            network = dict(entry.pop("architecture"))
+            if "_kw_requires_import" in network:
+                network["requires_import"] = network.pop("_kw_requires_import")
+            accepted = read_block(Architecture, network, f"{where}.architecture", problems)
             if "network_class_name" in accepted:
                 architecture = Architecture(**accepted)
             else:

@@ -232,7 +232,7 @@ def test_planning_twice_overwrites_nothing(raw: Path, tmp_path: Path, capsys: py
     before = plans.read_text()
     assert fw_plan(["7"]) == 0
     edited = json.loads(before)
-    edited["configurations"]["2d"]["batch_size"] = 3
+    edited["configurations"]["2d"]["batch_size"] = 99
     plans.write_text(json.dumps(edited))
     assert fw_plan(["7"]) == 2
     assert "batch_size" in capsys.readouterr().err

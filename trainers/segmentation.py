@@ -73,20 +73,23 @@ class SegmentationTrainer(BaseTrainer):
 
     def build_batches(self) -> tuple[Any, Any]:
         self.store.prepare()
-        common = {
-            "store": self.store,
-            "labels": self.labels,
-            "patch_size": self.configuration.patch_size,
-            "batch_size": self.configuration.batch_size,
-            "oversample_foreground_percent": self.settings.oversample_foreground_percent,
-            "use_mask_for_norm": self.configuration.use_mask_for_norm,
-            "seed": self.settings.seed,
-        }
-        training = PatchBatches(
-            case_names=self.training_cases, augmentation=self.augmentation, stream="training", **common
-        )
-        validation = PatchBatches(case_names=self.validation_cases, stream="validation", **common)
+        training = self._patches(self.training_cases, "training", self.augmentation)
+        validation = self._patches(self.validation_cases, "validation", None)
         return training, validation
+
+    def _patches(self, cases: list[str], stream: str, augmentation: Augmentation | None) -> PatchBatches:
+        return PatchBatches(
+            store=self.store,
+            case_names=cases,
+            labels=self.labels,
+            patch_size=self.configuration.patch_size,
+            batch_size=self.configuration.batch_size,
+            oversample_foreground_percent=self.settings.oversample_foreground_percent,
+            use_mask_for_norm=self.configuration.use_mask_for_norm,
+            augmentation=augmentation,
+            seed=self.settings.seed,
+            stream=stream,
+        )
 
     def compute_losses(self, batch: SegmentationBatch) -> dict[str, Tensor]:
         """Dice and cross-entropy; leaves the full-resolution output in ``batch.logits`` for further losses."""

@@ -41,8 +41,8 @@ class TimeEstimate(Hook):
     def _tell(self, trainer: BaseTrainer, step_seconds: float) -> None:
         settings = trainer.settings
         epochs_left = settings.num_epochs - trainer.progress.epochs_completed
-        steps = trainer.steps_per_epoch
-        steps += _VALIDATION_SHARE * settings.validation_iterations_per_epoch / settings.validate_every_epochs
+        validation = settings.validation_iterations_per_epoch / settings.validate_every_epochs
+        steps = trainer.steps_per_epoch + _VALIDATION_SHARE * validation
         seconds = step_seconds * steps * epochs_left
         trainer.report(f"estimated training time: {duration_text(seconds)} ({step_seconds:.2f} s an iteration)")
         if seconds > _DAYS and trainer.device.type == "cpu":

@@ -72,7 +72,9 @@ def fit_to_compute(
     return Fit(
         topology,
         architecture,
-        capped_batch_size(rules, min(batch_size, int(budget.max_batch_size[f"{len(spacing)}d"])), topology, dataset_voxels),
+        capped_batch_size(
+            rules, min(batch_size, int(budget.max_batch_size[f"{len(spacing)}d"])), topology, dataset_voxels
+        ),
     )
 
 

@@ -53,7 +53,6 @@ def test_small_images_are_covered_without_padding_and_get_a_wide_network() -> No
     # Multiples of 8 below 36 x 50 x 35; 40 x 56 x 40 would be a quarter of padding.
     assert fit.topology.patch_size == (32, 48, 32)
     assert fit.architecture["arch_kwargs"]["features_per_stage"] == [20, 40, 80, 160]  # the most within 30 GMAC
-    assert _gmacs(fit) <= 30 < _gmacs(_fit(*SCANS["hippocampus"], min_features=24))
 
 
 def test_large_images_get_a_smaller_part_and_the_narrowest_network() -> None:
