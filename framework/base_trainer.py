@@ -225,7 +225,7 @@ class BaseTrainer(TrainerPoints, ABC):
             losses, outputs = self._losses(batch)
         self._announce("on_loss", losses)
         self.update(losses["loss"], self._announce)
-        return outputs
+        return outputs | {"gradient_norm": self.update.gradient_norm}
 
     def validation_step(self, batch: Any) -> Outputs:
         """The same losses with the same weights, without gradients."""

@@ -75,6 +75,8 @@ class Console(Hook):
             if row.get(column) is not None:
                 parts.append(f"{label} {row[column]:.4f}")
         parts.append(f"lr {row['lr']:.2e}")
+        if row.get("skipped_updates"):
+            parts.append(f"{row['skipped_updates']} updates skipped (NaN or Inf)")
         parts.append(f"{row.get('seconds', 0.0):.1f} s")
         if trainer.progress.epochs_completed < trainer.settings.num_epochs and not trainer.stop_reason:
             parts.append(f"{self._remaining(trainer)} left")

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class EpochLosses(Hook):
-    """Add ``train_loss``, ``val_loss`` and their parts to the history, and how the epoch's time was spent."""
+    """Add ``train_loss``, ``val_loss`` and their parts to the history, and how the epoch's time was spent.
+
+    ``gradient_norm`` is the mean norm before clipping; ``skipped_updates`` counts those left out so far.
+    """
 
     priority = 10
 
@@ -27,6 +30,9 @@ class EpochLosses(Hook):
 
     def on_train_epoch_end(self, trainer: BaseTrainer, outputs: list[dict[str, Any]]) -> None:
         trainer.history.add(**epoch_means(outputs, "train"))
+        trainer.history.add(gradient_norm=_mean_of_finite(outputs, "gradient_norm"))
+        if trainer.update.skipped_updates:
+            trainer.history.add(skipped_updates=trainer.update.skipped_updates)
         trainer.history.add(
             train_seconds=round(time.time() - self._started, 3), data_wait_seconds=round(trainer.data_wait_seconds, 3)
         )
@@ -48,7 +54,7 @@ def epoch_means(outputs: list[dict[str, Any]], prefix: str) -> dict[str, float]:
         name
         for output in outputs
         for name, value in output.items()
-        if isinstance(value, torch.Tensor) and value.ndim == 0 and value.is_floating_point()
+        if isinstance(value, torch.Tensor) and value.ndim == 0 and value.is_floating_point() and name != "gradient_norm"
     )
     means = {}
     for name in names:
@@ -57,3 +63,13 @@ def epoch_means(outputs: list[dict[str, Any]], prefix: str) -> dict[str, float]:
         mean = float((values * counts).sum() / counts.sum())
         means[f"{prefix}_loss" if name == "loss" else f"{prefix}_loss/{name}"] = mean
     return means
+
+
+def _mean_of_finite(outputs: list[dict[str, Any]], name: str) -> float | None:
+    """Mean over the steps, without those whose update was skipped for a value that is not finite."""
+    found = [output[name] for output in outputs if name in output]
+    if not found:
+        return None
+    values = torch.stack(found).double()
+    values = values[torch.isfinite(values)]
+    return float(values.mean()) if len(values) else None

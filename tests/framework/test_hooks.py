@@ -103,6 +103,21 @@ def test_history_file_has_one_line_per_epoch_and_no_nan(tmp_path: Path):
     assert {"train_loss", "train_loss/value", "val_loss", "lr", "seconds"} <= set(rows[0])
 
 
+def test_gradient_norm_and_skipped_updates_are_recorded():
+    class OneBadBatch(ToyTrainer):
+        def compute_losses(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+            losses = super().compute_losses(batch)
+            return {"value": losses["value"] * (math.nan if self.global_step == 1 else 1.0)}
+
+    trainer = OneBadBatch(toy_settings(num_epochs=1, gradient_clip_norm=1e-3), device="cpu")
+    messages: list[str] = []
+    trainer.report = messages.append
+    trainer.run_training()
+    assert trainer.history["skipped_updates"] == [1]
+    assert trainer.history["gradient_norm"][0] > 1e-3  # as it was before clipping
+    assert "1 updates skipped (NaN or Inf)" in messages[-1]
+
+
 def test_checkpoints_follow_the_settings(tmp_path: Path):
     saved: list[tuple[int, str]] = []
 
