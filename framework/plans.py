@@ -234,18 +234,18 @@ class Plans:
     def _top_level_problems(self) -> list[str]:
         problems = []
         for key, value in self._raw.items():
-            if key in _TOP_LEVEL:
+            if key in TOP_LEVEL:
                 try:
-                    convert(value, _TOP_LEVEL[key])
+                    convert(value, TOP_LEVEL[key])
                 except TypeError:
-                    problems.append(f"{self.source}: {key}: found {value!r}, expected {describe(_TOP_LEVEL[key])}.")
+                    problems.append(f"{self.source}: {key}: found {value!r}, expected {describe(TOP_LEVEL[key])}.")
             elif not key.startswith("_"):
-                hint = did_you_mean(key, _TOP_LEVEL) or f" Known here: {', '.join(_TOP_LEVEL)}."
+                hint = did_you_mean(key, TOP_LEVEL) or f" Known here: {', '.join(TOP_LEVEL)}."
                 problems.append(f"{self.source}: '{key}' is not a known field.{hint}")
         return problems
 
 
-_TOP_LEVEL: dict[str, Any] = {
+TOP_LEVEL: dict[str, Any] = {
     "dataset_name": str,
     "plans_name": str,
     "original_median_spacing_after_transp": list[float],

@@ -9,8 +9,7 @@ from trainers.segmentation import SegmentationTrainer
 
 TRAINERS = {
     "SegmentationTrainer": "trainers.segmentation:SegmentationTrainer",
-    # Fingers and scripts that know nnU-Net's name get the trainer of nnU-Net's recipe.
-    "nnUNetTrainer": "trainers.segmentation:SegmentationTrainer",
+    "nnUNetTrainer": "trainers.nnunet:nnUNetTrainer",
 }
 
 __all__ = ["TRAINERS", "SegmentationTrainer"]

@@ -1,4 +1,4 @@
-"""The part of a checkpoint that only nnU-Net reads."""
+"""The part of a checkpoint that nnU-Net reads and writes: its lists of one value per epoch."""
 
 from __future__ import annotations
 
@@ -30,3 +30,16 @@ def nnunet_logging(history: History) -> dict[str, Any]:
                 values[index] = values[index - 1] if index else ([] if key == "dice_per_class_or_region" else math.nan)
     best = [value for value in logging["ema_fg_dice"] if isinstance(value, float) and not math.isnan(value)]
     return {"logging": logging, "_best_ema": max(best) if best else None}
+
+
+def history_rows(logging: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The rows of our history from nnU-Net's ``logging``, to continue a run that it began."""
+    length = min(len(logging.get(key, [])) for key in _COLUMNS)
+    return [
+        {"epoch": epoch} | {column: _plain(logging[key][epoch]) for key, column in _COLUMNS.items()}
+        for epoch in range(length)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return [float(entry) for entry in value] if isinstance(value, (list, tuple)) else float(value)

@@ -31,7 +31,7 @@ from framework.networks.unet import UNet
 from framework.plans import Configuration, Plans
 from trainers.dataset_preparation import prepare_segmentation_dataset
 from trainers.fold_validation import FoldValidation, validate_fold
-from trainers.nnunet_checkpoint import nnunet_logging
+from trainers.nnunet_checkpoint import history_rows, nnunet_logging
 from trainers.segmentation_metrics import SegmentationMetrics
 
 
@@ -247,6 +247,11 @@ class SegmentationTrainer(BaseTrainer):
             "inference_allowed_mirroring_axes": self.mirror_axes or None,
             **nnunet_logging(self.history),
         }
+
+    def load_state_dict(self, state: dict[str, Any], source: Path | str = "checkpoint") -> None:
+        super().load_state_dict(state, source)
+        if "foldwise" not in state and "logging" in state:
+            self.history.load_state_dict({"rows": history_rows(state["logging"]), "running": None})
 
     def load_network_weights(self, weights: dict[str, Tensor]) -> None:
         self.network.load_state_dict(from_nnunet_state(weights))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 class Preemption(Hook):
     """SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (a scheduler's warning of the time limit) stop a run, to be resumed.
 
-    The handler only takes a note; the loop acts on it between two steps. A second signal ends the process at once.
+    The handler only takes a note; the loop acts on it between two steps. Another signal, some seconds later, ends
+    the process at once.
     """
 
     priority = 1
 
     def __init__(self) -> None:
         self._previous: dict[int, Any] = {}
+        self._noted_at = 0.0
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -30,7 +33,11 @@ class Preemption(Hook):
 
         def note(number: int, frame: FrameType | None) -> None:
             if trainer.interrupted:
-                raise KeyboardInterrupt
+                # Launchers often signal twice at once, the process and its group; a person waits in between.
+                if time.monotonic() - self._noted_at > _SECOND_SIGNAL_AFTER_SECONDS:
+                    raise KeyboardInterrupt
+                return
+            self._noted_at = time.monotonic()
             if not trainer.progress.finished:
                 trainer.request_checkpoint("latest")
             trainer.request_stop(f"received {signal.Signals(number).name}", immediately=True)
@@ -44,3 +51,6 @@ class Preemption(Hook):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+_SECOND_SIGNAL_AFTER_SECONDS = 2.0

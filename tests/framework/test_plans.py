@@ -147,3 +147,12 @@ def test_broken_json_is_one_message(tmp_path: Path):
     (tmp_path / "p.json").write_text('{"configurations": ')
     with pytest.raises(PlansError, match=r"p\.json is not valid JSON"):
         Plans.from_file(tmp_path / "p.json")
+
+
+def test_the_json_schema_is_that_of_the_code():
+    from framework.plans_schema import plans_schema
+    from framework.preprocessing.presets import PRESET_FOLDER
+
+    written = json.loads((PRESET_FOLDER / "plans.schema.json").read_text())
+    assert written == json.loads(json.dumps(plans_schema())), "renew it: python -m framework.plans_schema"
+    assert written["$defs"]["configuration"]["properties"]["training"]["properties"]["num_epochs"]["default"] == 1000
