@@ -5,5 +5,5 @@ from __future__ import annotations
 from trainers.segmentation import SegmentationTrainer
 
 
-class nnUNetTrainer(SegmentationTrainer):  # noqa: N801  the name is nnU-Net's
-    """The same trainer under nnU-Net's name, and so in nnU-Net's run folder: continues or validates a run begun there."""
+class nnUNetTrainer(SegmentationTrainer):
+    """The same trainer in nnU-Net's run folder: continues or validates what nnU-Net began."""
