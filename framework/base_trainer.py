@@ -224,8 +224,9 @@ class BaseTrainer(TrainerPoints, ABC):
         with self.update.autocast():
             losses, outputs = self._losses(batch)
         self._announce("on_loss", losses)
-        self.update(losses["loss"], self._announce)
-        return outputs | {"gradient_norm": self.update.gradient_norm}
+        if self.update(losses["loss"], self._announce):
+            outputs["gradient_norm"] = self.update.gradient_norm
+        return outputs
 
     def validation_step(self, batch: Any) -> Outputs:
         """The same losses with the same weights, without gradients."""
