@@ -139,6 +139,9 @@ class ParameterUpdate:
         self._count(finite)
 
     def _count(self, finite: Tensor) -> None:
+        if self.device.type == "cpu" and bool(finite) and not int(self._skipped[1]):
+            self._updates += 1  # the usual case, without arithmetic on tensors
+            return
         missed = (~finite).long()
         self._skipped[0] += missed
         self._skipped[1] = (self._skipped[1] + 1) * missed

@@ -72,8 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    # A thread that waits for another spins for a while before it sleeps. By default that is so long that one busy
-    # process beside the training makes it thirty times slower (benchmarks/busy_machine.py).
+    # A thread that waits for another spins for a while before it sleeps. By default that is so long that other busy
+    # processes can make a training many times slower (benchmarks/busy_machine.py).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Only now: torch takes seconds to import, and --help should not.
     from framework.experiment import checked_fold, trainer_in_plans
