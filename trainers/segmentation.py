@@ -16,6 +16,7 @@ from framework.checkpoint import load_checkpoint
 from framework.data.batch import SegmentationBatch
 from framework.data.labels import Labels
 from framework.data.patch_batches import PatchBatches
+from framework.data.raw_dataset import read_channel_names
 from framework.data.splits import fold_cases, load_or_create_splits
 from framework.data.store import CaseStore, list_cases
 from framework.device import memory_format_for
@@ -173,8 +174,7 @@ class SegmentationTrainer(BaseTrainer):
 
     @property
     def num_input_channels(self) -> int:
-        dataset_json = self._experiment.dataset_json
-        return len(dataset_json.get("channel_names") or dataset_json["modality"])
+        return len(read_channel_names(self._experiment.dataset_json))
 
     @property
     def num_output_channels(self) -> int:

@@ -106,7 +106,8 @@ def cases_in_folder(folder: Path | str, file_ending: str, num_channels: int) -> 
     problems: list[str] = []
     cases = _scans(Path(folder), file_ending, num_channels, problems)
     if problems:
-        raise DatasetError("\n".join(f"{folder}: {problem}" for problem in problems))
+        named = [problem if problem.startswith(str(folder)) else f"{folder}: {problem}" for problem in problems]
+        raise DatasetError("\n".join(named))
     return cases
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from framework.checkpoint import load_checkpoint
 from framework.data.image_io import read_images
 from framework.data.labels import Labels
+from framework.data.raw_dataset import RawCase, cases_in_folder, read_channel_names
 from framework.device import choose_device, keep_freed_memory, memory_format_for
 from framework.errors import CheckpointError, DatasetError, FoldwiseError
 from framework.experiment import Experiment
@@ -55,6 +56,7 @@ class Predictor:
         self.configuration = experiment.configuration
         self.dataset_json = experiment.dataset_json
         self.labels = Labels.from_dataset_json(self.dataset_json, files[0].parent.parent / "dataset.json")
+        self.channel_names = read_channel_names(self.dataset_json)
         states = [load_checkpoint(file) for file in files]
         axes = states[0].get("inference_allowed_mirroring_axes")
         self.mirror_axes: tuple[int, ...] = tuple(axes) if mirror and axes else ()
@@ -74,10 +76,10 @@ class Predictor:
         """
         image = np.asarray(image, dtype=np.float32)
         image = image[None] if image.ndim == 3 else image
-        if image.ndim != 4 or len(image) != self._num_channels:
+        if image.ndim != 4 or len(image) != len(self.channel_names):
             raise DatasetError(
-                f"found an image of shape {image.shape}, expected ({self._num_channels}, X, Y, Z): "
-                f"this network was trained with the channels {', '.join(self._channel_names)}."
+                f"found an image of shape {image.shape}, expected ({len(self.channel_names)}, X, Y, Z): "
+                f"this network was trained with the channels {', '.join(self.channel_names)}."
             )
         if len(spacing) != 3 or not all(length > 0 for length in spacing):
             raise DatasetError(f"found spacing {tuple(spacing)}, expected three positive numbers in mm.")
@@ -109,12 +111,12 @@ class Predictor:
         write_json(target / "dataset.json", self.dataset_json)
         write_json(target / "plans.json", self.plans.to_dict())
         written = []
-        for number, (case, images) in enumerate(cases.items(), start=1):
+        for number, (case, files) in enumerate(cases.items(), start=1):
             file = target / f"{case}{ending}"
             written.append(file)
             if file.is_file() and not overwrite:
                 continue
-            image, properties = read_images(images, self.plans.image_reader_writer)
+            image, properties = read_images(files.images, self.plans.image_reader_writer)
             logits, properties = self._logits(image, properties)
             export_prediction(
                 logits,
@@ -161,41 +163,11 @@ class Predictor:
             network = network.to(memory_format=memory_format_for(network))
         return network
 
-    @property
-    def _channel_names(self) -> list[str]:
-        names = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
-        return list(names.values())
-
-    @property
-    def _num_channels(self) -> int:
-        return len(self._channel_names)
-
-    def _cases_in(self, folder: Path) -> dict[str, list[Path]]:
+    def _cases_in(self, folder: Path) -> dict[str, RawCase]:
         ending = self.dataset_json["file_ending"]
         if not folder.is_dir():
             raise DatasetError(f"{folder} is not a folder. Give the folder that holds the images to segment.")
-        cases: dict[str, dict[int, Path]] = {}
-        for path in sorted(folder.iterdir()):
-            match = re.fullmatch(rf"(.+)_(\d{{4}}){re.escape(ending)}", path.name)
-            if match:
-                cases.setdefault(match[1], {})[int(match[2])] = path
-        if not cases:
-            raise DatasetError(
-                f"{folder} holds no image named CASE_0000{ending}. It was trained on files ending in {ending}; "
-                "name the images like those in imagesTr."
-            )
-        wanted = set(range(self._num_channels))
-        wrong = [
-            f"{case} (found {', '.join(f'{channel:04d}' for channel in sorted(found))})"
-            for case, found in cases.items()
-            if set(found) != wanted
-        ]
-        if wrong:
-            raise DatasetError(
-                f"{folder}: {len(wrong)} case(s) do not have the channels 0000 to {self._num_channels - 1:04d}: "
-                f"{'; '.join(wrong[:5])}."
-            )
-        return {case: [found[channel] for channel in sorted(found)] for case, found in cases.items()}
+        return cases_in_folder(folder, ending, len(self.channel_names))
 
 
 def _checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[Path]:
