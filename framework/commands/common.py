@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import sys
 from collections.abc import Callable
@@ -28,8 +29,20 @@ def run_command(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return DEFECT
+
+
+def add_dataset_argument(parser: argparse.ArgumentParser) -> None:
+    """DATASET, or ``-d DATASET`` in nnU-Net's spelling; read back with `chosen_dataset`."""
+    parser.add_argument("dataset", metavar="DATASET", nargs="?", help="id, DatasetXXX_Name, or name")
+    parser.add_argument("-d", dest="dataset_option", metavar="DATASET", help="the same, in nnU-Net's spelling")
+
+
+def chosen_dataset(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """The dataset given in either spelling; ends the command with a usage message if there is none."""
+    dataset = options.dataset or options.dataset_option
+    if dataset is None:
+        parser.error("which dataset? Give an id, DatasetXXX_Name, or a name.")
+    return dataset
 
 
 def parse_overrides(texts: list[str]) -> dict[str, Any]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from framework.commands.common import DONE, run_command
+from framework.commands.common import DONE, add_dataset_argument, chosen_dataset, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fw_plan", description="Extract the fingerprint of a raw dataset and write its plans."
     )
-    parser.add_argument("dataset", metavar="DATASET", nargs="?", help="id, DatasetXXX_Name, or name")
-    parser.add_argument("-d", dest="dataset_option", metavar="DATASET", help="the same, in nnU-Net's spelling")
+    add_dataset_argument(parser)
     parser.add_argument(
         "--preset", default="default", metavar="P", help="default (nnU-Net's rules), laptop, or a JSON file"
     )
@@ -25,9 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
-    dataset = options.dataset or options.dataset_option
-    if dataset is None:
-        parser.error("which dataset? Give an id, DatasetXXX_Name, or a name.")
+    dataset = chosen_dataset(parser, options)
     return run_command(lambda: _plan(options, dataset))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from framework.commands.common import DONE, run_command
+from framework.commands.common import DONE, add_dataset_argument, chosen_dataset, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -13,8 +13,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="fw_preprocess",
         description="Preprocess what is missing or has changed; without plans, plan first. Deletes nothing.",
     )
-    parser.add_argument("dataset", metavar="DATASET", nargs="?", help="id, DatasetXXX_Name, or name")
-    parser.add_argument("-d", dest="dataset_option", metavar="DATASET", help="the same, in nnU-Net's spelling")
+    add_dataset_argument(parser)
     parser.add_argument("-p", "-plans_name", "--plans", metavar="P", help="plans of the dataset, or a preset")
     parser.add_argument(
         "-c", "--configurations", nargs="+", metavar="CONFIG", help="configurations (default: all in the plans)"
@@ -26,9 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
-    dataset = options.dataset or options.dataset_option
-    if dataset is None:
-        parser.error("which dataset? Give an id, DatasetXXX_Name, or a name.")
+    dataset = chosen_dataset(parser, options)
     return run_command(lambda: _preprocess(options, dataset))
 
 
