@@ -32,6 +32,10 @@ class CaseError(FoldwiseError):
         return type(self), (self.case, self.reason)
 
 
+class CaseWarning(UserWarning):
+    """Something about a case that is odd, but does not keep it from being used."""
+
+
 class CheckpointError(FoldwiseError):
     """A checkpoint is missing, damaged, or does not fit what should be resumed from it."""
 
