@@ -38,7 +38,7 @@ def write_case(
     folder: Path | str,
     case: str,
     data: np.ndarray,
-    segmentation: np.ndarray,
+    segmentation: np.ndarray | bytes,
     properties: Mapping[str, Any],
     patch_size: Sequence[int],
 ) -> None:
@@ -46,7 +46,8 @@ def write_case(
 
     Args:
         data: (C, X, Y, Z), stored as float32.
-        segmentation: (1, X, Y, Z) labels, -1 outside of the region with content; stored as int16.
+        segmentation: (1, X, Y, Z) labels, -1 outside of the region with content; stored as int16. Or what
+            `packed_segmentation` made of them.
         properties: geometry, crop and ``class_locations``, as preprocessing made them.
         patch_size: of the configuration; decides on chunks and blocks.
 
@@ -54,19 +55,25 @@ def write_case(
         FoldwiseError: the disk is full or the folder cannot be written; no file is left half written.
     """
     folder = Path(folder)
-    if data.ndim != 4 or segmentation.shape != (1, *data.shape[1:]):
-        raise ValueError(f"shapes {data.shape} and {segmentation.shape}: expected (C, X, Y, Z) and (1, X, Y, Z)")
+    if isinstance(segmentation, np.ndarray):
+        if data.ndim != 4 or segmentation.shape != (1, *data.shape[1:]):
+            raise ValueError(f"shapes {data.shape} and {segmentation.shape}: expected (C, X, Y, Z) and (1, X, Y, Z)")
+        segmentation = packed_segmentation(segmentation, patch_size)
     packed_data = blosc_format.packed(data.astype(np.float32, copy=False), patch_size)
-    packed_segmentation = blosc_format.packed(segmentation.astype(np.int16, copy=False), patch_size)
     properties_path = folder / f"{case}.pkl"
     # Contexts close from the inside out: the properties get their name last, and mark the case as complete.
     with atomic_write(properties_path) as properties_file:
         properties_file.write_bytes(restricted_pickle.dumps(dict(properties)))
         with atomic_write(folder / f"{case}{_SEGMENTATION}.b2nd") as segmentation_file:
-            segmentation_file.write_bytes(packed_segmentation)
+            segmentation_file.write_bytes(segmentation)
             with atomic_write(folder / f"{case}.b2nd") as data_file:
                 data_file.write_bytes(packed_data)
                 properties_path.unlink(missing_ok=True)
+
+
+def packed_segmentation(segmentation: np.ndarray, patch_size: Sequence[int]) -> bytes:
+    """The content of ``CASE_seg.b2nd`` for labels (1, X, Y, Z)."""
+    return blosc_format.packed(segmentation.astype(np.int16, copy=False), patch_size)
 
 
 def list_cases(folder: Path | str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from framework.data.labels import LabelKey, Labels
 
 _SEED = 1234
 _MIN_SAMPLES = 10_000
+_VOXELS_AT_ONCE = 1 << 22
 _MIN_SHARE = 0.01  # of a label's voxels, where that is more
 
 
@@ -33,29 +35,71 @@ def sample_class_locations(
         For each key (n, 4) int64 rows [0, x, y, z], or an empty list where none of its voxels is there.
     """
     keys = list(keys)
+    flat = segmentation.reshape(-1)
+    counts = _count(flat)
     random = np.random.RandomState(_SEED)
-    wanted = {label for key in keys for label in _members(key)}
-    flat = segmentation.ravel()
-    positions = np.flatnonzero(np.isin(flat, list(wanted)))
-    values = flat[positions]
-    # sorted by label, in reading order within each
-    positions = positions[np.argsort(values, kind="stable")]
-    present, counts = np.unique(values, return_counts=True)
-    ends = dict(zip(present.tolist(), np.cumsum(counts).tolist()))
-    starts = {label: ends[label] - count for label, count in zip(present.tolist(), counts.tolist())}
-
-    locations: dict[LabelKey, np.ndarray | list[int]] = {}
+    searched: dict[int, list[_Search]] = {}
+    found: dict[LabelKey, np.ndarray] = {}
     for key in keys:
-        parts = [positions[starts[label] : ends[label]] for label in _members(key) if label in ends]
-        total = sum(len(part) for part in parts)
+        numbers = [counts.get(label, 0) for label in _members(key)]
+        total = sum(numbers)
         if not total:
-            locations[key] = []
             continue
         num_samples = max(min(_MIN_SAMPLES, total), int(np.ceil(total * _MIN_SHARE)))
+        # A number below `total` stands for a voxel: those of the first label in reading order, then those of the
+        # second, and so on.
         drawn = random.choice(total, num_samples, replace=False)
-        chosen = (parts[0] if len(parts) == 1 else np.concatenate(parts))[drawn]
-        locations[key] = np.stack(np.unravel_index(chosen, segmentation.shape), axis=1)
-    return locations
+        found[key] = np.empty(num_samples, np.int64)
+        for label, end, number in zip(_members(key), np.cumsum(numbers).tolist(), numbers):
+            slots = np.flatnonzero((drawn >= end - number) & (drawn < end))
+            ranks = drawn[slots] - (end - number)
+            order = np.argsort(ranks)
+            searched.setdefault(label, []).append(_Search(ranks[order], slots[order], found[key]))
+    _find(flat, searched)
+    return {
+        key: np.stack(np.unravel_index(found[key], segmentation.shape), axis=1) if key in found else [] for key in keys
+    }
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Voxels of one label that are wanted: which ones in reading order, ascending, and where to note them."""
+
+    ranks: np.ndarray
+    slots: np.ndarray
+    positions: np.ndarray
+
+
+def _find(flat: np.ndarray, searched: dict[int, list[_Search]]) -> None:
+    """Note the position of every wanted voxel, in one pass that needs little memory."""
+    passed = dict.fromkeys(searched, 0)  # voxels of each label before this part
+    labels = np.array(sorted(searched), flat.dtype)
+    for start in range(0, flat.size, _VOXELS_AT_ONCE):
+        part = flat[start : start + _VOXELS_AT_ONCE]
+        positions = np.flatnonzero(np.isin(part, labels))
+        values = part[positions]
+        # sorted by label, in reading order within each
+        positions = positions[np.argsort(values, kind="stable")] + start
+        counts = _count(values)
+        for (label, number), end in zip(counts.items(), np.cumsum(list(counts.values())).tolist()):
+            for search in searched[label]:
+                first, last = np.searchsorted(search.ranks, (passed[label], passed[label] + number))
+                chosen = search.ranks[first:last] - passed[label]
+                search.positions[search.slots[first:last]] = positions[end - number : end][chosen]
+            passed[label] += number
+
+
+def _count(values: np.ndarray) -> dict[int, int]:
+    """Voxels of each value that occurs, ascending."""
+    counts: dict[int, int] = {}
+    for start in range(0, values.size, _VOXELS_AT_ONCE):
+        part = values[start : start + _VOXELS_AT_ONCE].astype(np.intp)
+        lowest = int(part.min())
+        part -= lowest
+        numbers = np.bincount(part)
+        for label in np.flatnonzero(numbers).tolist():
+            counts[label + lowest] = counts.get(label + lowest, 0) + int(numbers[label])
+    return dict(sorted(counts.items()))
 
 
 def _members(key: LabelKey) -> tuple[int, ...]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 import numpy as np
 
 OUTSIDE = -1
 """Label of voxels that are background and outside of the region with content."""
 
+_VOXELS_AT_ONCE = 1 << 24
 
-def nonzero_box(data: np.ndarray) -> tuple[list[list[int]], np.ndarray | None]:
+
+def nonzero_box(channels: np.ndarray | Sequence[np.ndarray]) -> tuple[list[list[int]], np.ndarray | None]:
     """Where a scan has content.
 
     Args:
-        data: (C, X, Y, Z).
+        channels: (C, X, Y, Z), or C arrays (X, Y, Z).
 
     Returns:
         The smallest box ``[[start, stop], ...]`` around all voxels that differ from 0 in any channel, and the
@@ -23,8 +28,8 @@ def nonzero_box(data: np.ndarray) -> tuple[list[list[int]], np.ndarray | None]:
     The holes are filled after cropping, which changes nothing: a hole is enclosed by content, so it lies
     inside the box, and what is open to a side of the box is open to the outside.
     """
-    content = data[0] != 0
-    for channel in data[1:]:
+    content = channels[0] != 0
+    for channel in channels[1:]:
         content |= channel != 0
     box = [[0, length] for length in content.shape]
     if content.all():
@@ -35,12 +40,11 @@ def nonzero_box(data: np.ndarray) -> tuple[list[list[int]], np.ndarray | None]:
         if not len(occupied):
             return box, content
         box[axis] = [int(occupied[0]), int(occupied[-1]) + 1]
-    content = content[tuple(slice(*ends) for ends in box)]
-    empty = ~content
-    if not _touches_a_side(empty):
+    content = np.ascontiguousarray(content[tuple(slice(*ends) for ends in box)])
+    if all(content.take(side, axis).all() for axis in range(content.ndim) for side in (0, -1)):
         return box, None  # every empty voxel is in an enclosed hole, as in most CT scans
-    filled = _without_holes(content, empty)
-    return box, None if filled.all() else filled
+    fill_holes(content)
+    return box, None if content.all() else content
 
 
 def crop_to_nonzero(
@@ -64,23 +68,61 @@ def crop_to_nonzero(
         segmentation = np.zeros((1, *data.shape[1:]), np.int8)
     else:
         segmentation = segmentation[inside_box].copy()
-    if mask is not None:
-        segmentation[0][(segmentation[0] == 0) & ~mask] = OUTSIDE
+    mark_outside(segmentation[0], mask)
     return data, segmentation, box
 
 
-def _touches_a_side(mask: np.ndarray) -> bool:
-    return any(mask.take(side, axis).any() for axis in range(mask.ndim) for side in (0, -1))
+def mark_outside(segmentation: np.ndarray, mask: np.ndarray | None) -> None:
+    """Set background voxels (X, Y, Z) that are not in the mask of `nonzero_box` to `OUTSIDE`, in place."""
+    if mask is None:
+        return
+    for labels, inside in zip(segmentation, mask):  # slice by slice: needs no further masks of the whole image
+        labels[(labels == 0) & ~inside] = OUTSIDE
 
 
-def _without_holes(content: np.ndarray, empty: np.ndarray) -> np.ndarray:
-    """`content` and every empty region that has no way, over faces of voxels, to a side of the array."""
-    from scipy import ndimage
+def fill_holes(content: np.ndarray) -> None:
+    """Add to a mask every empty region that has no way, over faces of voxels, to a side of the array.
 
-    # Same result as ndimage.binary_fill_holes, which spreads voxel by voxel and is several times slower.
-    regions, _ = ndimage.label(empty)
-    sides = [regions.take(side, axis).ravel() for axis in range(regions.ndim) for side in (0, -1)]
-    is_open = np.zeros(regions.max() + 1, bool)
-    is_open[np.concatenate(sides)] = True
-    is_open[0] = False  # 0 is content
-    return ~is_open[regions]
+    The result of ``scipy.ndimage.binary_fill_holes``, in place. That spreads voxel by voxel and is several
+    times slower; here the empty regions are labelled, slab by slab, since labels need four bytes a voxel.
+    """
+    from scipy import ndimage, sparse
+
+    num_rows = max(1, _VOXELS_AT_ONCE // prod(content.shape[1:]))
+    slabs = [slice(start, min(start + num_rows, len(content))) for start in range(0, len(content), num_rows)]
+    offsets = [0]  # regions are numbered through over all slabs; 0 is content
+    open_regions: list[np.ndarray] = []
+    touching: list[np.ndarray] = []  # pairs of regions that are one, on both sides of a border between slabs
+    below: np.ndarray | None = None
+    for slab in slabs:
+        regions, num_regions = ndimage.label(~content[slab])
+        offset = offsets[-1]
+        sides = [regions.take(side, axis) for axis in range(1, regions.ndim) for side in (0, -1)]
+        sides += [regions[0]] if slab is slabs[0] else []
+        sides += [regions[-1]] if slab is slabs[-1] else []
+        open_regions += [_numbered(np.unique(side), offset) for side in sides]
+        first = np.where(regions[0] > 0, regions[0] + offset, 0)
+        if below is not None:
+            both = (below > 0) & (first > 0)
+            touching.append(np.unique(np.stack([below[both], first[both]]), axis=1))
+        below = np.where(regions[-1] > 0, regions[-1] + offset, 0)
+        offsets.append(offset + num_regions)
+        if len(slabs) == 1:
+            only = regions
+    parts = np.arange(offsets[-1] + 1)
+    if touching:
+        pairs = np.concatenate(touching, axis=1)
+        size = (len(parts), len(parts))
+        graph = sparse.coo_matrix((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=size)
+        parts = sparse.csgraph.connected_components(graph, directed=False)[1]
+    is_open = np.isin(parts, parts[np.concatenate(open_regions)])
+    is_open[0] = False
+    for slab, offset, end in zip(slabs, offsets, offsets[1:]):
+        regions = only if len(slabs) == 1 else ndimage.label(~content[slab])[0]
+        closed = ~np.concatenate([is_open[:1], is_open[offset + 1 : end + 1]])
+        np.take(closed, regions, out=content[slab], mode="clip")
+
+
+def _numbered(regions: np.ndarray, offset: int) -> np.ndarray:
+    """Numbers within a slab as numbers over all slabs, without content."""
+    return regions[regions > 0] + offset

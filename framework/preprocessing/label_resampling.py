@@ -2,17 +2,21 @@
 
 Interpolating one indicator image for each label costs as many passes over the volume as there are labels.
 But where all voxels around a sampling point agree, there is nothing to decide; so only the points between
-different labels are looked at, all labels at once.
+different labels are looked at, all labels at once. The volume is done in slabs, so that little memory is
+needed beside the result.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 _POINTS_AT_ONCE = 1 << 17
+_VOXELS_AT_ONCE = 1 << 22
 
 
 def sampling_coordinates(num_in: int, num_out: int) -> np.ndarray:
@@ -35,21 +39,55 @@ def resize_labels(labels: np.ndarray, shape: Sequence[int], order: int = 1) -> n
         order: 0 takes the nearest voxel; 1 the label whose linearly interpolated indicator is largest. Where
             two are equal, the label of the nearest voxel if it is one of them, else the smallest.
     """
-    lengths = list(zip(labels.shape, shape, strict=True))
-    result = labels[np.ix_(*(nearest_index(*pair) for pair in lengths))]
+    axes = [_Axis.between(*pair) for pair in zip(labels.shape, shape, strict=True)]
+    result = np.empty(tuple(shape), labels.dtype)
+    num_rows = max(1, _VOXELS_AT_ONCE // max(1, prod(shape[1:]), prod(labels.shape[1:])))
+    for start in range(0, shape[0], num_rows):
+        rows = slice(start, min(start + num_rows, shape[0]))
+        slab, first = axes[0].part(rows)
+        _resize_slab(labels[slab], [first, *axes[1:]], order, result[rows])
+    return result
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where each of the new voxels along an axis lies among the old ones.
+
+    Attributes:
+        nearest, lower, upper: old voxels; the new one lies between the last two.
+        lower_weight: of `lower`; that of `upper` is what is missing to 1.
+        is_resized: if not, `lower` says all.
+    """
+
+    nearest: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    lower_weight: np.ndarray
+    is_resized: bool
+
+    @classmethod
+    def between(cls, num_in: int, num_out: int) -> _Axis:
+        coordinates = sampling_coordinates(num_in, num_out)
+        lower = np.floor(coordinates).astype(np.intp)
+        upper = np.minimum(lower + 1, num_in - 1)
+        return cls(nearest_index(num_in, num_out), lower, upper, 1.0 - (coordinates - lower), num_in != num_out)
+
+    def part(self, rows: slice) -> tuple[slice, _Axis]:
+        """The old voxels that some of the new ones need, and how these lie among them."""
+        start, stop = int(self.lower[rows.start]), int(self.upper[rows.stop - 1]) + 1
+        nearest, lower, upper = (index[rows] - start for index in (self.nearest, self.lower, self.upper))
+        return slice(start, stop), _Axis(nearest, lower, upper, self.lower_weight[rows], self.is_resized)
+
+
+def _resize_slab(labels: np.ndarray, axes: Sequence[_Axis], order: int, result: np.ndarray) -> None:
+    result[...] = labels[np.ix_(*(axis.nearest for axis in axes))]
     if order == 0:
-        return result
-    axes = [axis for axis, (num_in, num_out) in enumerate(lengths) if num_in != num_out]
-    # first voxel of the pair around each new voxel, along each axis
-    lower = [
-        np.floor(sampling_coordinates(*pair)).astype(np.intp) if axis in axes else np.arange(pair[0])
-        for axis, pair in enumerate(lengths)
-    ]
-    points = np.nonzero(_mixed_cells(labels, axes)[np.ix_(*lower)])
+        return
+    resized = [number for number, axis in enumerate(axes) if axis.is_resized]
+    points = np.nonzero(_mixed_cells(labels, resized)[np.ix_(*(axis.lower for axis in axes))])
     for start in range(0, len(points[0]), _POINTS_AT_ONCE):
         chosen = tuple(index[start : start + _POINTS_AT_ONCE] for index in points)
-        result[chosen] = _largest_share(labels, lengths, axes, lower, chosen, result[chosen])
-    return result
+        result[chosen] = _largest_share(labels, axes, chosen, result[chosen])
 
 
 def _mixed_cells(labels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
@@ -63,28 +101,22 @@ def _mixed_cells(labels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
 
 
 def _largest_share(
-    labels: np.ndarray,
-    lengths: Sequence[tuple[int, int]],
-    axes: Sequence[int],
-    lower: Sequence[np.ndarray],
-    points: tuple[np.ndarray, ...],
-    nearest: np.ndarray,
+    labels: np.ndarray, axes: Sequence[_Axis], points: tuple[np.ndarray, ...], nearest: np.ndarray
 ) -> np.ndarray:
     """The winning label at each of N new voxels, given as one array of indices for each axis."""
     # for each axis: old voxels and their weights, the two of the pair in turn
     indices: list[tuple[np.ndarray, ...]] = []
     weights: list[tuple[np.ndarray, ...]] = []
-    for axis, (num_in, num_out) in enumerate(lengths):
-        first = lower[axis][points[axis]]
-        if axis in axes:
+    for axis, point in zip(axes, points):
+        if axis.is_resized:
             # The second weight is computed from the first, as scipy does: equal shares stay equal to the last
             # bit.
-            weight = 1.0 - (sampling_coordinates(num_in, num_out) - lower[axis])[points[axis]]
-            indices.append((first, np.minimum(first + 1, num_in - 1)))
+            weight = axis.lower_weight[point]
+            indices.append((axis.lower[point], axis.upper[point]))
             weights.append((weight, 1.0 - weight))
         else:
-            indices.append((first,))
-            weights.append((np.ones(len(first)),))
+            indices.append((axis.lower[point],))
+            weights.append((np.ones(len(point)),))
     corners = [labels[corner] for corner in itertools.product(*indices)]
     shares = []
     for factors in itertools.product(*weights):

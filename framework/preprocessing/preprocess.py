@@ -12,23 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from framework.data.case_files import packed_segmentation, write_case
 from framework.data.image_io import check_case
 from framework.data.labels import Labels
 from framework.data.raw_dataset import RawCase
-from framework.data.store import write_case
 from framework.errors import CaseError, FoldwiseError, PlansError, UnknownNameError, did_you_mean
 from framework.files import atomic_write
 from framework.plans import Configuration, Plans
 from framework.preprocessing.class_sampling import keys_to_sample, sample_class_locations
-from framework.preprocessing.crop import crop_to_nonzero
-from framework.preprocessing.normalisation import normalise
+from framework.preprocessing.crop import mark_outside, nonzero_box
+from framework.preprocessing.normalisation import LARGEST_EXACT_CHANNEL, SCHEMES, normalised
 from framework.preprocessing.resampling import RESAMPLING, new_shape
 
 _RESAMPLING_ARGUMENTS = ("is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold")
 
 
 def preprocess_array(
-    image: np.ndarray,
+    image: np.ndarray | Sequence[np.ndarray],
     segmentation: np.ndarray | None,
     properties: Mapping[str, Any],
     plans: Plans,
@@ -38,7 +38,7 @@ def preprocess_array(
     """Preprocess one case; the arguments stay as they are.
 
     Args:
-        image: (C, X, Y, Z), in the order of the file.
+        image: (C, X, Y, Z), or C arrays (X, Y, Z), in the order and type of the file.
         segmentation: (1, X, Y, Z) labels; None for prediction.
         properties: of the image, with ``spacing`` in mm in the order of the file.
 
@@ -54,43 +54,12 @@ def preprocess_array(
             image.
         FoldwiseError: the segmentation does not have the shape of the image.
     """
-    if segmentation is not None and segmentation.shape[1:] != image.shape[1:]:
-        raise FoldwiseError(f"the segmentation has shape {segmentation.shape[1:]}, the image {image.shape[1:]}.")
-    forward = plans.transpose_forward
-    order = (0, *(axis + 1 for axis in forward))
-    # Views of one copy up to here and in-place operations below: float32 sums depend on the order in which
-    # voxels lie in memory, and this is nnU-Net's.
-    data = image.astype(np.float32).transpose(order)
-    spacing = [float(properties["spacing"][axis]) for axis in forward]
-    shape_before_cropping = data.shape[1:]
-    data, cropped, box = crop_to_nonzero(data, None if segmentation is None else segmentation.transpose(order))
-    shape_before_resampling = data.shape[1:]
-    normalise(
-        data,
-        cropped,
-        configuration.normalization_schemes,
-        configuration.use_mask_for_norm,
-        plans.foreground_intensity_properties,
-    )
-    target_spacing = list(configuration.spacing)
-    if len(target_spacing) == 2:
-        target_spacing.insert(0, spacing[0])  # slices stay as far apart as they are
-    shape = new_shape(shape_before_resampling, spacing, target_spacing)
-    geometry = (shape, spacing, target_spacing)
-    data = _resampled(data, geometry, configuration.resampling_fn_data, configuration.resampling_fn_data_kwargs, plans)
-    result = {
-        **properties,
-        "shape_before_cropping": shape_before_cropping,
-        "bbox_used_for_cropping": box,
-        "shape_after_cropping_and_before_resampling": shape_before_resampling,
-    }
-    if segmentation is None:
-        return np.ascontiguousarray(data), None, result
-    resampled = _resampled(
-        cropped, geometry, configuration.resampling_fn_seg, configuration.resampling_fn_seg_kwargs, plans
-    )
-    result["class_locations"] = sample_class_locations(resampled, keys_to_sample(labels))
-    return np.ascontiguousarray(data), np.ascontiguousarray(resampled, dtype=np.int16), result
+    case = _Cropped.of(image, segmentation, properties, plans, configuration)
+    target = case.resampled_segmentation() if segmentation is not None else None
+    result = dict(case.properties)
+    if target is not None:
+        result["class_locations"] = sample_class_locations(target, keys_to_sample(labels))
+    return case.resampled_image(), target, result
 
 
 def preprocess_case(
@@ -114,16 +83,133 @@ def preprocess_case(
     image, segmentation, properties = check_case(case.images, case.label, labels, case.name, num_channels, reader)
     assert segmentation is not None  # training cases have labels
     assert case.label is not None
+    keys = keys_to_sample(labels)
     try:
-        for configuration, folder in targets:
-            data, target, extended = preprocess_array(image, segmentation, properties, plans, configuration, labels)
-            assert target is not None
-            write_case(folder, case.name, data, target, extended, configuration.patch_size)
+        for number, (configuration, folder) in enumerate(targets, start=1):
+            # A large scan is let go of as soon as its last use is over: first the label map, packed it is
+            # small; then the image.
+            cropped = _Cropped.of(image, segmentation, properties, plans, configuration)
+            target = cropped.resampled_segmentation()
+            locations = sample_class_locations(target, keys)
+            packed_target = packed_segmentation(target, configuration.patch_size)
+            del target
+            cropped.forget_segmentation()
+            if number == len(targets):
+                del segmentation, image
+            data = cropped.resampled_image()
+            extended = {**cropped.properties, "class_locations": locations}
+            del cropped
+            write_case(folder, case.name, data, packed_target, extended, configuration.patch_size)
+            del data
         copy_if_changed(case.label, reference_file)
     except CaseError:
         raise
     except FoldwiseError as error:
         raise CaseError(case.name, str(error)) from error
+
+
+class _Cropped:
+    """A scan transposed and cut down to the region with content, still with its own values and voxels."""
+
+    def __init__(
+        self,
+        channels: list[np.ndarray],
+        segmentation: np.ndarray | None,
+        inside: np.ndarray | None,
+        spacing: list[float],
+        properties: dict[str, Any],
+        plans: Plans,
+        configuration: Configuration,
+    ) -> None:
+        self._channels, self._segmentation, self._inside = channels, segmentation, inside
+        self._plans, self._configuration = plans, configuration
+        self.properties = properties
+        target_spacing = list(configuration.spacing)
+        if len(target_spacing) == 2:
+            target_spacing.insert(0, spacing[0])  # slices stay as far apart as they are
+        self._geometry = (new_shape(channels[0].shape, spacing, target_spacing), spacing, target_spacing)
+
+    @classmethod
+    def of(
+        cls,
+        image: np.ndarray | Sequence[np.ndarray],
+        segmentation: np.ndarray | None,
+        properties: Mapping[str, Any],
+        plans: Plans,
+        configuration: Configuration,
+    ) -> _Cropped:
+        """Arguments as for `preprocess_array`. What is not changed is a view."""
+        if segmentation is not None and segmentation.shape[1:] != image[0].shape:
+            raise FoldwiseError(f"the segmentation has shape {segmentation.shape[1:]}, the image {image[0].shape}.")
+        forward = plans.transpose_forward
+        # float32 sums depend on the order in which voxels lie in memory: where they are taken (see
+        # `normalisation`) it is nnU-Net's, a view of the whole image in float32.
+        channels = [_in_float32_if_small(channel).transpose(forward) for channel in image]
+        shape_before_cropping = channels[0].shape
+        box, mask = nonzero_box(channels)
+        inside_box = tuple(slice(*ends) for ends in box)
+        channels = [channel[inside_box] for channel in channels]
+        uses_mask = any(
+            SCHEMES[scheme].uses_mask and masked
+            for scheme, masked in zip(configuration.normalization_schemes, configuration.use_mask_for_norm)
+            if scheme in SCHEMES
+        )
+        cropped = None
+        if segmentation is not None:
+            cropped = segmentation[0].transpose(forward)[inside_box]
+            if mask is not None:
+                cropped = cropped.astype(_smallest_type(cropped))
+                mark_outside(cropped, mask)
+        inside = None
+        if uses_mask:
+            inside = np.ones(channels[0].shape, bool) if mask is None else mask
+            if mask is not None and cropped is not None:
+                inside = cropped >= 0  # labels count as content, wherever they are
+        geometry = {
+            "shape_before_cropping": shape_before_cropping,
+            "bbox_used_for_cropping": box,
+            "shape_after_cropping_and_before_resampling": channels[0].shape,
+        }
+        spacing = [float(properties["spacing"][axis]) for axis in forward]
+        return cls(channels, cropped, inside, spacing, {**properties, **geometry}, plans, configuration)
+
+    def resampled_segmentation(self) -> np.ndarray:
+        """(1, X, Y, Z) int16."""
+        assert self._segmentation is not None
+        settings = self._configuration
+        resampled = self._resample(
+            self._segmentation[None], settings.resampling_fn_seg, settings.resampling_fn_seg_kwargs
+        )
+        return resampled.astype(np.int16, order="C")
+
+    def forget_segmentation(self) -> None:
+        """Free its memory."""
+        self._segmentation = None
+
+    def resampled_image(self) -> np.ndarray:
+        """(C, X, Y, Z) float32, normalised."""
+        settings = self._configuration
+        channels = normalised(
+            self._channels,
+            self._inside,
+            settings.normalization_schemes,
+            settings.use_mask_for_norm,
+            self._plans.foreground_intensity_properties,
+        )
+        return self._resample(channels, settings.resampling_fn_data, settings.resampling_fn_data_kwargs)
+
+    def _resample(self, array: Any, function: str, arguments: Mapping[str, Any]) -> np.ndarray:
+        if function not in RESAMPLING:
+            raise UnknownNameError("resampling function", function, RESAMPLING, self._plans.source)
+        return RESAMPLING[function](array, *self._geometry, **arguments)
+
+
+def _in_float32_if_small(channel: np.ndarray) -> np.ndarray:
+    return channel.astype(np.float32, copy=False) if channel.size <= LARGEST_EXACT_CHANNEL else channel
+
+
+def _smallest_type(labels: np.ndarray) -> type[np.signedinteger]:
+    return np.int8 if labels.max(initial=0) <= np.iinfo(np.int8).max else np.int16
 
 
 def check_supported(plans: Plans, configuration: Configuration) -> None:
@@ -144,18 +230,6 @@ def check_supported(plans: Plans, configuration: Configuration) -> None:
             if key not in _RESAMPLING_ARGUMENTS:
                 hint = did_you_mean(key, _RESAMPLING_ARGUMENTS)
                 raise PlansError(f"{where}.resampling_fn_{kind}_kwargs: '{key}' is not known.{hint}")
-
-
-def _resampled(
-    array: np.ndarray,
-    geometry: tuple[Sequence[int], Sequence[float], Sequence[float]],
-    function: str,
-    arguments: Mapping[str, Any],
-    plans: Plans,
-) -> np.ndarray:
-    if function not in RESAMPLING:
-        raise UnknownNameError("resampling function", function, RESAMPLING, plans.source)
-    return RESAMPLING[function](array, *geometry, **arguments)
 
 
 def copy_if_changed(source: Path, target: Path) -> None:

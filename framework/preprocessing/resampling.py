@@ -7,9 +7,10 @@ Segmentations are interpolated only where their labels meet, so their number doe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,8 +20,11 @@ from framework.preprocessing.label_resampling import nearest_index, resize_label
 ANISOTROPY_THRESHOLD = 3
 """Where voxels are more than this many times as long as wide, slices are interpolated one by one."""
 
-_NEGLIGIBLE_WEIGHT = 1e-13
+_NEGLIGIBLE_WEIGHT = {"f": 1e-9, "d": 1e-13}
+"""By type: spline weights fall by a factor of 3.7 a voxel and soon are beyond the digits of the sum."""
 _BLOCK_ROWS = 64
+_FEWEST_ROWS = 8
+_VOXELS_AT_ONCE = 1 << 22
 _LARGEST_FLOAT32_VALUE = 64.0
 
 
@@ -51,8 +55,16 @@ def lowres_axis(
     return None
 
 
+class Channel(Protocol):
+    """A volume (X, Y, Z) that gives the part that is asked for: an array, or something that computes it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray: ...
+
+
 def resample(
-    array: np.ndarray,
+    array: np.ndarray | Sequence[Channel],
     shape: Sequence[int],
     current_spacing: Sequence[float],
     new_spacing: Sequence[float],
@@ -65,7 +77,8 @@ def resample(
     """Bring an array onto a grid of another shape, as nnU-Net's ``resample_data_or_seg_to_shape``.
 
     Args:
-        array: (C, X, Y, Z): an image, logits or probabilities; or label maps, with `is_seg`.
+        array: (C, X, Y, Z): an image, logits or probabilities, for which C volumes (X, Y, Z) that are
+            computed slab by slab will do; or label maps, with `is_seg`.
         shape: the new (X, Y, Z).
         current_spacing: mm, of `array`.
         new_spacing: mm; like `current_spacing` it only decides whether slices are treated one by one.
@@ -76,13 +89,14 @@ def resample(
         separate_z_anisotropy_threshold: where that rule sets in.
 
     Returns:
-        (C, *shape), float32 for images, in the type of `array` for label maps. `array` itself if it has that
-        shape already.
+        (C, *shape), float32 for images, in the type of `array` for label maps. `array` itself if it is one
+        and has that shape already.
     """
     shape = tuple(int(length) for length in shape)
-    if array.ndim != 4 or len(shape) != 3:
-        raise ValueError(f"expected (C, X, Y, Z) and three lengths, found {array.shape} and {shape}")
-    if array.shape[1:] == shape:
+    if any(len(channel.shape) != 3 for channel in array) or len(shape) != 3:
+        found = [tuple(channel.shape) for channel in array]
+        raise ValueError(f"expected (C, X, Y, Z) and three lengths, found {found} and {shape}")
+    if isinstance(array, np.ndarray) and array.shape[1:] == shape:
         return array
     axis = lowres_axis(current_spacing, new_spacing, force_separate_z, separate_z_anisotropy_threshold)
     if is_seg:
@@ -91,10 +105,10 @@ def resample(
                 f"resampling_fn_seg_kwargs: order {order} and order_z {order_z} were found; segmentations "
                 "are resampled with order 0 or 1 and order_z 0."
             )
-        return np.stack([_resize_label_map(channel, shape, order, axis) for channel in array])
+        return np.stack([_resize_label_map(channel, shape, order, axis) for channel in np.asarray(array)])
     result = np.empty((len(array), *shape), np.float32)
     for channel, resized in zip(array, result):
-        resized[...] = _resize_image(channel, shape, order, order_z, axis)
+        _resize_image(channel, resized, order, order_z, axis)
     return result
 
 
@@ -106,28 +120,87 @@ def axis_matrix(num_in: int, num_out: int, order: int) -> np.ndarray:
     """(num_out, num_in) float64: what skimage's resize (mode edge, no anti-aliasing) does along one axis."""
     from scipy import ndimage
 
+    if order == 0:
+        return np.eye(num_in)[nearest_index(num_in, num_out)]
     columns = np.eye(num_in)
     return ndimage.zoom(columns, (num_out / num_in, 1), order=order, mode="nearest", grid_mode=True)
 
 
-def _resize_image(image: np.ndarray, shape: tuple[int, ...], order: int, order_z: int, axis: int | None) -> np.ndarray:
+def _resize_image(image: Channel, result: np.ndarray, order: int, order_z: int, axis: int | None) -> None:
     """One channel (X, Y, Z), with `axis`, if any, treated apart."""
-    extremes = (image.min(keepdims=True), image.max(keepdims=True))
+    if tuple(image.shape) == result.shape:
+        for part in _slabs(image.shape, 0):
+            result[part] = image[part]
+        return
+    low, high = _extremes(image)
     # The error of float32 products is about 1e-6 of the largest value: nothing for normalised images, logits
     # and probabilities, but images that kept their raw values deserve better.
-    small = extremes[0].item() >= -_LARGEST_FLOAT32_VALUE and extremes[1].item() <= _LARGEST_FLOAT32_VALUE
-    resized = image.astype(np.float32 if small else np.float64, copy=False)
-    together = [each for each in range(3) if each != axis]
-    # Shrinking axes come first: they make the intermediate arrays small.
-    for each in sorted(together, key=lambda i: shape[i] / image.shape[i]):
-        resized = _apply(resized, each, shape[each], order)
-    if order > 1:
-        # Splines overshoot beside edges. What exceeds the range of the input is cut off; where slices are
-        # interpolated one by one, that is the range of the slice.
-        if axis is not None:
-            extremes = (image.min(tuple(together), keepdims=True), image.max(tuple(together), keepdims=True))
-        resized = np.clip(resized, *extremes)
-    return resized if axis is None else _apply(resized, axis, shape[axis], order_z)
+    small = low >= -_LARGEST_FLOAT32_VALUE and high <= _LARGEST_FLOAT32_VALUE
+    dtype = np.dtype(np.float32 if small else np.float64)
+    if axis is None:
+        _resize_volume(image, result, order, dtype, (low, high))
+    else:
+        _resize_slices(image, result, order, order_z, axis, dtype)
+
+
+def _resize_volume(
+    image: Channel, result: np.ndarray, order: int, dtype: np.dtype, extremes: tuple[float, float]
+) -> None:
+    """All three axes, for a few rows of the result at a time: no other volume of its size is needed."""
+    num_in, num_out = image.shape[0], len(result)
+    plane = max(prod(image.shape[1:]), prod(result.shape[1:]))
+    num_rows = min(_BLOCK_ROWS, max(_FEWEST_ROWS, _VOXELS_AT_ONCE // plane))
+    for rows, columns, weights in _rows_of_axis(num_in, num_out, order, dtype.char, num_rows):
+        slab = image[columns, :, :].astype(dtype, copy=False)
+        if weights is not None:
+            slab = _weighted(slab, 0, weights)
+        # Shrinking axes come first: they make the intermediate arrays small.
+        for axis in sorted((1, 2), key=lambda i: result.shape[i] / image.shape[i]):
+            slab = _apply(slab, axis, result.shape[axis], order)
+        # Splines overshoot beside edges. What exceeds the range of the input is cut off.
+        result[rows] = np.clip(slab, *extremes, out=slab) if order > 1 else slab
+
+
+def _resize_slices(image: Channel, result: np.ndarray, order: int, order_z: int, axis: int, dtype: np.dtype) -> None:
+    """Every slice along `axis` for itself, then that axis."""
+    num_in, num_out = image.shape[axis], result.shape[axis]
+    in_plane = [each for each in range(3) if each != axis]
+    shape = list(result.shape)
+    shape[axis] = num_in
+    between = np.empty(shape, dtype) if order_z and num_in != num_out else None
+    nearest = nearest_index(num_in, num_out)
+    for part in _slabs(image.shape, axis):
+        slab = image[part].astype(dtype, copy=False)
+        extremes = (slab.min(tuple(in_plane), keepdims=True), slab.max(tuple(in_plane), keepdims=True))
+        for each in sorted(in_plane, key=lambda i: result.shape[i] / image.shape[i]):
+            slab = _apply(slab, each, result.shape[each], order)
+        if order > 1:
+            slab = np.clip(slab, *extremes)
+        if between is not None:
+            between[part] = slab
+            continue
+        start, stop = part[axis].start, part[axis].stop
+        first, last = np.searchsorted(nearest, (start, stop))
+        target = tuple(slice(first, last) if each == axis else slice(None) for each in range(3))
+        result[target] = slab.take(nearest[first:last] - start, axis)
+    if between is not None:
+        result[...] = _apply(between, axis, num_out, order_z)
+
+
+def _slabs(shape: Sequence[int], axis: int) -> Iterator[tuple[slice, ...]]:
+    """Indices of parts of a volume, cut across `axis`, that together are all of it."""
+    num_rows = max(1, _VOXELS_AT_ONCE * shape[axis] // prod(shape))
+    for start in range(0, shape[axis], num_rows):
+        rows = slice(start, min(start + num_rows, shape[axis]))
+        yield tuple(rows if each == axis else slice(None) for each in range(3))
+
+
+def _extremes(image: Channel) -> tuple[float, float]:
+    lowest, highest = float("inf"), -float("inf")
+    for part in _slabs(image.shape, 0):
+        slab = image[part]
+        lowest, highest = min(lowest, slab.min().item()), max(highest, slab.max().item())
+    return lowest, highest
 
 
 def _resize_label_map(labels: np.ndarray, shape: tuple[int, ...], order: int, axis: int | None) -> np.ndarray:
@@ -144,28 +217,42 @@ def _apply(image: np.ndarray, axis: int, num_out: int, order: int) -> np.ndarray
     num_in = image.shape[axis]
     if num_in == num_out:
         return image
-    if order == 0:
-        return image.take(nearest_index(num_in, num_out), axis)
     result = np.empty((*image.shape[:axis], num_out, *image.shape[axis + 1 :]), image.dtype)
-    for rows, columns, block in _matrix_blocks(num_in, num_out, order, image.dtype.char):
-        if axis == 0:
-            part = np.ascontiguousarray(image[columns]).reshape(columns.stop - columns.start, -1)
-            np.matmul(block, part, out=result[rows].reshape(rows.stop - rows.start, -1))
-        elif axis == 1:
-            np.matmul(block, image[:, columns], out=result[:, rows])
-        else:
-            np.matmul(image[..., columns], block.T, out=result[..., rows])
+    for rows, columns, weights in _rows_of_axis(num_in, num_out, order, image.dtype.char, _BLOCK_ROWS):
+        before = (slice(None),) * axis
+        assert weights is not None
+        _weighted(image[(*before, columns)], axis, weights, result[(*before, rows)])
     return result
 
 
+def _weighted(part: np.ndarray, axis: int, weights: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Sums over `axis` of (X, Y, Z) with weights (rows, columns), in place of that axis."""
+    if out is None:
+        out = np.empty((*part.shape[:axis], len(weights), *part.shape[axis + 1 :]), part.dtype)
+    if axis == 0:
+        np.matmul(weights, np.ascontiguousarray(part).reshape(len(part), -1), out=out.reshape(len(weights), -1))
+    elif axis == 1:
+        np.matmul(weights, part, out=out)
+    else:
+        np.matmul(part, weights.T, out=out)
+    return out
+
+
+Rows = tuple[slice, slice, "np.ndarray | None"]
+"""Rows of a result, the columns of the input that they are made from, and the weights (rows, columns)."""
+
+
 @lru_cache(maxsize=64)
-def _matrix_blocks(num_in: int, num_out: int, order: int, dtype: str) -> tuple[tuple[slice, slice, np.ndarray], ...]:
-    """The matrix of an axis in bands of rows, each without the columns that contribute nothing."""
+def _rows_of_axis(num_in: int, num_out: int, order: int, dtype: str, num_rows: int) -> tuple[Rows, ...]:
+    """The matrix of an axis in bands of rows, each without the columns that contribute nothing; no weights for
+    an axis that keeps its length."""
+    bands = [slice(start, min(start + num_rows, num_out)) for start in range(0, num_out, num_rows)]
+    if num_in == num_out:
+        return tuple((rows, rows, None) for rows in bands)
     matrix = axis_matrix(num_in, num_out, order)
-    blocks = []
-    for start in range(0, num_out, _BLOCK_ROWS):
-        rows = slice(start, min(start + _BLOCK_ROWS, num_out))
-        used = np.flatnonzero((np.abs(matrix[rows]) > _NEGLIGIBLE_WEIGHT).any(axis=0))
+    found = []
+    for rows in bands:
+        used = np.flatnonzero((np.abs(matrix[rows]) > _NEGLIGIBLE_WEIGHT[dtype]).any(axis=0))
         columns = slice(int(used[0]), int(used[-1]) + 1)
-        blocks.append((rows, columns, np.ascontiguousarray(matrix[rows, columns], dtype)))
-    return tuple(blocks)
+        found.append((rows, columns, np.ascontiguousarray(matrix[rows, columns], dtype)))
+    return tuple(found)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from scipy import ndimage
 
-from framework.preprocessing.crop import crop_to_nonzero, nonzero_box
+from framework.preprocessing import crop
+from framework.preprocessing.crop import crop_to_nonzero, fill_holes, nonzero_box
 
 
 def _ball_with_hole() -> np.ndarray:
@@ -56,3 +58,14 @@ def test_image_of_zeros_keeps_its_box_and_is_outside_everywhere() -> None:
     _, labels, box = crop_to_nonzero(np.zeros((1, 3, 4, 5), np.float32), np.zeros((1, 3, 4, 5), np.int16))
     assert box == [[0, 3], [0, 4], [0, 5]]
     assert (labels == -1).all()
+
+
+@pytest.mark.parametrize("voxels_at_once", [100, 300, 10_000])
+def test_holes_that_reach_over_several_slabs_are_filled(monkeypatch: pytest.MonkeyPatch, voxels_at_once: int) -> None:
+    monkeypatch.setattr(crop, "_VOXELS_AT_ONCE", voxels_at_once)
+    random = np.random.RandomState(0)
+    for density in (0.3, 0.6, 0.7, 0.8):
+        content = random.uniform(size=(13, 10, 11)) < density
+        expected = ndimage.binary_fill_holes(content)
+        fill_holes(content)
+        assert np.array_equal(content, expected)

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 
 from framework.errors import PlansError
+from framework.preprocessing import label_resampling, resampling
 from framework.preprocessing.resampling import lowres_axis, new_shape, resample
 
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -114,3 +115,18 @@ def test_new_shape_is_rounded() -> None:
 def test_segmentation_of_higher_order_is_refused() -> None:
     with pytest.raises(PlansError, match="order 3"):
         resample(np.zeros((1, 4, 4, 4), np.int16), (5, 5, 5), ISOTROPIC, ISOTROPIC, is_seg=True, order=3)
+
+
+@pytest.mark.parametrize("spacing", [ISOTROPIC, (5.0, 1.0, 1.0), (1.0, 1.0, 5.0)])
+@pytest.mark.parametrize("order_z", [0, 1])
+def test_result_does_not_depend_on_the_size_of_the_parts(
+    monkeypatch: pytest.MonkeyPatch, spacing: tuple[float, float, float], order_z: int
+) -> None:
+    image, labels = _inputs(4, (40, 21, 30))
+    shape = (75, 15, 22)
+    whole = resample(image, shape, spacing, spacing, order_z=order_z)
+    whole_labels = resample(labels, shape, spacing, spacing, is_seg=True, order=1)
+    monkeypatch.setattr(resampling, "_VOXELS_AT_ONCE", 2000)
+    monkeypatch.setattr(label_resampling, "_VOXELS_AT_ONCE", 2000)
+    assert np.abs(resample(image, shape, spacing, spacing, order_z=order_z) - whole).max() < 1e-5
+    assert np.array_equal(resample(labels, shape, spacing, spacing, is_seg=True, order=1), whole_labels)
