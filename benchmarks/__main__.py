@@ -11,11 +11,11 @@ import benchmarks
 from benchmarks.runner import report
 from benchmarks.yardstick import set_up
 
+NOT_BENCHMARKS = ("__main__", "measured_process", "runner", "simulated_ct", "yardstick")
+
 
 def names() -> list[str]:
-    return [
-        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "runner", "yardstick")
-    ]
+    return [m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in NOT_BENCHMARKS]
 
 
 def main() -> int:
