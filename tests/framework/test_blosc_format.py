@@ -70,7 +70,7 @@ def test_arrays_are_packed_without_loss_and_the_same_way_every_time(tmp_path: Pa
     np.testing.assert_array_equal(opened[...], array)
     np.testing.assert_array_equal(opened[0:2, 3:9, 30:41, 0:33], array[0:2, 3:9, 30:41, 0:33])
     assert opened.cparams.codec == blosc2.Codec.LZ4HC
-    assert opened.cparams.clevel == 1
+    assert opened.cparams.clevel == (1 if kind is np.float32 else 5)
 
 
 def test_the_filter_that_packs_better_is_chosen(tmp_path: Path) -> None:
@@ -102,7 +102,10 @@ def test_real_files_are_laid_out_alike(shared_data: Path, configuration: str, pa
         content = packed(theirs[...], patch_size)
         ours = blosc2.ndarray_from_cframe(content)
         assert (ours.blocks, ours.chunks) == (theirs.blocks, theirs.chunks)
-        assert ours.cparams.filters == theirs.cparams.filters
         assert ours.cparams.codec == theirs.cparams.codec
-        # packed less hard, see docs/decisions/0008
-        assert path.stat().st_size <= len(content) < 1.15 * path.stat().st_size
+        if path.stem.endswith("_seg"):
+            assert ours.cparams.filters == theirs.cparams.filters
+            # the same blocks in another order: nnU-Net packs with several threads
+            assert len(content) == path.stat().st_size
+        else:  # images are packed less hard, see docs/decisions/0008
+            assert len(content) < 1.25 * path.stat().st_size
