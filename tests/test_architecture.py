@@ -27,7 +27,7 @@ LOOP = {
     "framework.batch_loader", "framework.device", "framework.optimizers",
     "framework.extensions",
 }  # fmt: skip
-PARTS = ("data", "augmentation", "networks", "losses", "inference", "evaluation", "preprocessing")
+PARTS = ("data", "augmentation", "networks", "losses", "inference", "evaluation", "preprocessing", "checking")
 ALLOWED = {
     "losses": set(),
     "networks": set(),
@@ -36,6 +36,7 @@ ALLOWED = {
     "preprocessing": {"data"},
     "inference": {"data", "preprocessing", "networks"},
     "evaluation": {"data"},
+    "checking": {"data", "preprocessing", "evaluation"},
 }
 
 
@@ -107,7 +108,7 @@ def test_no_imports_run_in_a_circle():
             visit(name, [])
 
 
-@pytest.mark.parametrize("command", ["train", "plan", "preprocess", "predict"])
+@pytest.mark.parametrize("command", ["train", "plan", "preprocess", "predict", "check", "convert"])
 def test_help_imports_nothing_heavy(command: str):
     code = (
         f"import sys; from framework.commands.{command} import build_parser; build_parser().format_help(); "

@@ -45,6 +45,22 @@ def chosen_dataset(parser: argparse.ArgumentParser, options: argparse.Namespace)
     return dataset
 
 
+def add_datasets_argument(parser: argparse.ArgumentParser) -> None:
+    """As `add_dataset_argument`, for one or several; read back with `chosen_datasets`."""
+    parser.add_argument("dataset", metavar="DATASET", nargs="*", help="id, DatasetXXX_Name, or name; one or several")
+    parser.add_argument(
+        "-d", dest="dataset_option", metavar="DATASET", nargs="+", default=[], help="the same, in nnU-Net's spelling"
+    )
+
+
+def chosen_datasets(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """The datasets given in either spelling; ends the command with a usage message if there is none."""
+    datasets = [*options.dataset, *options.dataset_option]
+    if not datasets:
+        parser.error("which dataset? Give an id, DatasetXXX_Name, or a name.")
+    return list(dict.fromkeys(datasets))
+
+
 def parse_overrides(texts: list[str]) -> dict[str, Any]:
     """``["training.num_epochs=50"]`` -> ``{"training.num_epochs": "50"}``."""
     overrides: dict[str, Any] = {}

@@ -10,7 +10,13 @@ from framework.commands.common import DONE, run_command
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fw_predict", description="Segment a folder of scans with trained folds.")
-    parser.add_argument("-i", dest="source", required=True, metavar="IN", help="folder with CASE_0000.nii.gz, ...")
+    parser.add_argument(
+        "-i",
+        dest="source",
+        required=True,
+        metavar="IN",
+        help="folder with CASE_0000.nii.gz, ..., or with one folder for each DICOM series",
+    )
     parser.add_argument("-o", dest="target", required=True, metavar="OUT", help="folder for the label images")
     parser.add_argument(
         "-m", dest="model", metavar="FOLDER", help="model folder .../TRAINER__PLANS__CONFIG, or one fold of it"

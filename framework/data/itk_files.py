@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from framework.data import nifti
+from framework.data import nifti, tiff
 from framework.errors import FoldwiseError
+
+_ONE_FILE = {".mhd": ".mha", ".nhdr": ".nrrd"}
+_GIPL_HEADER = 256  # bytes; begins with four lengths and the type of the voxels, 16 bits each, big-endian
+_GIPL_BYTES = {15: 2, 16: 2, 31: 4, 32: 4, 64: 4, 65: 8}  # of a voxel, by type; all others have one
 
 
 def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
-    """Voxels in array order, {"spacing", "origin", "direction"} in ITK's order, and values per voxel.
+    """Voxels in array order (read-only), {"spacing", "origin", "direction"} in ITK's order, values per voxel.
 
     Raises:
         FoldwiseError: the file is missing, truncated, or no image.
@@ -24,33 +29,64 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
     if not path.is_file():
         raise FoldwiseError(f"{path} does not exist.")
     voxels = nifti.checked_voxels(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
+    _refuse_truncated_gipl(path)
     try:
         if voxels is not None:
             reader = SimpleITK.ImageFileReader()
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
             if reader.GetNumberOfComponents() == 1 and math.prod(reader.GetSize()) == voxels.size:
-                return voxels.reshape(reader.GetSize()[::-1]), _geometry(reader), 1
+                return voxels.reshape(reader.GetSize()[::-1]), geometry_of(reader), 1
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
-        raise FoldwiseError(f"{path} cannot be read, it may be truncated or damaged: {_last_line(error)}") from error
-    return SimpleITK.GetArrayFromImage(image), _geometry(image), image.GetNumberOfComponentsPerPixel()
+        raise FoldwiseError(_reason(path, error)) from error
+    return np.asarray(_Voxels(image)), geometry_of(image), image.GetNumberOfComponentsPerPixel()
 
 
-def read_photograph(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
-    """As `read`, for PNG, BMP and TIF, undoing what ITK makes of one-bit and palette images."""
+def read_scalars(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """As `read`, for images with one value in every voxel.
+
+    Raises:
+        FoldwiseError: also for colour and vector images.
+    """
     array, geometry, num_components = read(path)
+    if num_components > 1:
+        raise FoldwiseError(
+            f"{path} has {num_components} values in every voxel (a colour or vector image). Save each as "
+            "a scan of its own, CASE_0000, CASE_0001, ..."
+        )
+    return array, geometry
+
+
+def read_photograph(path: Path) -> tuple[np.ndarray, int]:
+    """Pixels of a PNG, BMP, JPEG or TIF, colours last, and values per pixel; one-bit images become 0 and 1."""
+    name = path.name.lower()
+    if name.endswith((".tif", ".tiff")):
+        return tiff.read(path)
+    if name.endswith((".bmp", ".jpg", ".jpeg")):
+        return _read_with_pillow(path)
+    array, _, num_components = read(path)
     with open(path, "rb") as file:
         header = file.read(32)
     if header[1:4] == b"PNG" and header[24] == 1 and num_components == 1:
         # ITK spreads one bit over the range of a byte, but a mask of zeros and ones was meant.
         array = (array > 0).astype(np.uint8)
-    elif header[:2] == b"BM" and struct.unpack_from("<H", header, 28)[0] <= 8 and num_components == 3:
-        # A grey BMP is stored with a grey palette, which ITK applies.
-        red, green, blue = np.moveaxis(array, -1, 0)
-        if (red == green).all() and (red == blue).all():
-            array, num_components = np.ascontiguousarray(red), 1
-    return array, geometry, num_components
+    return array, num_components
+
+
+def _read_with_pillow(path: Path) -> tuple[np.ndarray, int]:
+    """ITK leaves out the alpha of a BMP, colours its grey palettes, and upsamples the colours of JPEG coarsely."""
+    from PIL import Image
+
+    if not path.is_file():
+        raise FoldwiseError(f"{path} does not exist.")
+    try:
+        with Image.open(path) as image:
+            array = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise FoldwiseError(f"{path} cannot be read, it may be truncated or damaged: {error}.") from error
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    return array, 1 if array.ndim == 2 else array.shape[-1]
 
 
 def write(array: np.ndarray, path: Path, geometry: dict[str, Any]) -> None:
@@ -61,21 +97,31 @@ def write(array: np.ndarray, path: Path, geometry: dict[str, Any]) -> None:
     """
     import SimpleITK
 
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array))
-    if geometry:
-        image.SetSpacing([float(value) for value in geometry["spacing"]])
-        image.SetOrigin([float(value) for value in geometry["origin"]])
-        image.SetDirection([float(value) for value in geometry["direction"]])
+    # The two-file formats are written as one file: a second one would not be renamed along with the first.
+    whole = path.with_suffix(_ONE_FILE.get(path.suffix.lower(), path.suffix))
     try:
-        SimpleITK.WriteImage(image, str(path), True)
+        SimpleITK.WriteImage(_image(array, geometry), str(whole), True)
+        os.replace(whole, path)
     except RuntimeError as error:
-        raise OSError(f"the image writer failed, is the disk full? ({_last_line(error)})") from error
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        # ITK's NIfTI writer does not notice a full disk.
-        try:
+        whole.unlink(missing_ok=True)
+        raise OSError(f"the image writer failed, is the disk full? ({last_line(error)})") from error
+    # ITK's writers of NIfTI and GIPL do not notice a full disk.
+    try:
+        if path.name.lower().endswith((".nii", ".nii.gz")):
             nifti.refuse_truncated(path)
-        except FoldwiseError as error:
-            raise OSError("less was written than should be, is the disk full?") from error
+        _refuse_truncated_gipl(path)
+    except FoldwiseError as error:
+        raise OSError("less was written than should be, is the disk full?") from error
+
+
+def reoriented(array: np.ndarray, geometry: dict[str, Any], orientation: str) -> tuple[np.ndarray, dict[str, Any], str]:
+    """A 3D volume turned to an orientation in ITK's letters ("RAS"), its geometry, and its orientation before."""
+    import SimpleITK
+
+    image = _image(array, geometry)
+    before = SimpleITK.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    turned = SimpleITK.DICOMOrient(image, orientation)
+    return SimpleITK.GetArrayFromImage(turned), geometry_of(turned), before
 
 
 def without_channel_axis(geometry: dict[str, Any]) -> dict[str, Any]:
@@ -88,10 +134,59 @@ def without_channel_axis(geometry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _geometry(image: Any) -> dict[str, Any]:
+def geometry_of(image: Any) -> dict[str, Any]:
+    """{"spacing", "origin", "direction"} of an image, or of a reader that has read its header."""
     return {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
 
 
-def _last_line(error: Exception) -> str:
+def _refuse_truncated_gipl(path: Path) -> None:
+    """FoldwiseError if a GIPL file holds fewer voxels than its header announces; ITK fills them up in silence."""
+    if not path.name.lower().endswith(".gipl"):
+        return
+    with open(path, "rb") as file:
+        header = file.read(_GIPL_HEADER)
+    fields = struct.unpack_from(">5H", header.ljust(_GIPL_HEADER, b"\0"))
+    announced = math.prod(max(1, length) for length in fields[:4]) * _GIPL_BYTES.get(fields[4], 1) + _GIPL_HEADER
+    if path.stat().st_size < announced:
+        raise FoldwiseError(
+            f"{path} is truncated: its header announces {announced} bytes, it holds {path.stat().st_size}. "
+            "Copy or export it again."
+        )
+
+
+class _Voxels:
+    """The voxels of an ITK image for numpy, without a copy; the array keeps the image alive."""
+
+    def __init__(self, image: Any) -> None:
+        import SimpleITK
+
+        view = SimpleITK.GetArrayViewFromImage(image)
+        self._image, self._view = image, view
+        self.__array_interface__ = view.__array_interface__
+
+
+def _reason(path: Path, error: Exception) -> str:
+    said = last_line(error)
+    otherwise = "or set overwrite_image_reader_writer to NibabelIO in dataset.json."
+    if "orthonormal" in said:
+        return f"{path}: its axes are not perpendicular to each other, which ITK refuses. Resample it, {otherwise}"
+    if "Unable to determine ImageIO reader" in said and path.name.lower().endswith((".nii", ".nii.gz")):
+        return f"{path} is no NIfTI-1 file; ITK reads no NIfTI-2. Convert it, {otherwise}"
+    return f"{path} cannot be read, it may be truncated or damaged: {said}"
+
+
+def _image(array: np.ndarray, geometry: dict[str, Any]) -> Any:
+    import SimpleITK
+
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(array), isVector=False)
+    if geometry:
+        image.SetSpacing([float(value) for value in geometry["spacing"]])
+        image.SetOrigin([float(value) for value in geometry["origin"]])
+        image.SetDirection([float(value) for value in geometry["direction"]])
+    return image
+
+
+def last_line(error: Exception) -> str:
+    """What ITK has to say, without its call stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

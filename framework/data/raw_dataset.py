@@ -5,29 +5,52 @@ Only file names are looked at here; what is inside the files is checked by `fram
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from framework.data.case_listing import (
+    ListingProblem,
+    RawCase,
+    cases_in_folder,
+    found_cases,
+    list_scans,
+    listed_cases,
+)
+from framework.data.image_io import reader_name_for
 from framework.data.labels import Labels
 from framework.errors import DatasetError
 from framework.files import read_json
 
-_NUM_NAMED = 8
-"""How many cases a message names before it only counts the rest."""
+__all__ = [
+    "ListingProblem",
+    "RawCase",
+    "RawDataset",
+    "RawListing",
+    "cases_in_folder",
+    "list_raw_dataset",
+    "list_scans",
+    "read_channel_names",
+]
 
 
 @dataclass(frozen=True)
-class RawCase:
-    """The files of one patient scan."""
+class RawListing:
+    """What a raw dataset folder holds, as far as it can be told, with everything that is wrong with it."""
 
-    name: str
-    images: tuple[Path, ...]
-    """One file for each channel, in channel order; or a single file that holds all channels."""
-    label: Path | None = None
+    folder: Path
+    dataset_json: dict[str, Any]
+    """Empty if it cannot be read."""
+    labels: Labels | None
+    channel_names: tuple[str, ...]
+    """Empty if dataset.json does not tell them."""
+    file_ending: str
+    """Empty if dataset.json does not tell it."""
+    cases: dict[str, RawCase]
+    """With the files that were found: a channel or the label may be missing."""
+    problems: tuple[ListingProblem, ...]
+    warnings: tuple[ListingProblem, ...]
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,16 @@ class RawDataset:
         """The name of the folder, ``DatasetXXX_Name``."""
         return self.folder.name
 
+    @property
+    def reader_name(self) -> str:
+        """The image reader that dataset.json asks for, or else the first one that reads such files.
+
+        Raises:
+            FoldwiseError: there is none; with the reason.
+        """
+        example = next((case.images[0] for case in self.cases.values()), None)
+        return reader_name_for(self.file_ending, self.dataset_json, example)
+
     @classmethod
     def open(cls, folder: Path | str) -> RawDataset:
         """Read dataset.json and list the cases.
@@ -56,59 +89,64 @@ class RawDataset:
         Raises:
             DatasetError: lists every mistake in dataset.json and in the listing.
         """
-        folder = Path(folder).resolve()
-        if not folder.is_dir():
-            raise DatasetError(
-                f"{folder} does not exist. A raw dataset is a folder with dataset.json, imagesTr and labelsTr."
-            )
-        source = folder / "dataset.json"
-        dataset_json = read_json(source, error_type=DatasetError)
-        if not isinstance(dataset_json, dict):
-            raise DatasetError(f"{source}: expected an object {{...}}, found {type(dataset_json).__name__}.")
-
-        problems: list[str] = []
-        labels: Labels | None = None
-        try:
-            labels = Labels.from_dataset_json(dataset_json, source)
-        except DatasetError as error:
-            problems.append(str(error))
-        own_problems: list[str] = []
-        channel_names = read_channel_names(dataset_json, own_problems)
-        file_ending = _read_file_ending(dataset_json, own_problems)
-        problems += [f"{source}: {problem}" for problem in own_problems]
-        if labels is None or problems:
-            raise DatasetError("\n".join(problems))
-
-        if "dataset" in dataset_json:
-            cases = _listed_cases(folder, dataset_json["dataset"], problems)
-        else:
-            cases = _found_cases(folder, file_ending, len(channel_names), problems)
-        problems += _name_collisions(cases)
-        if problems:
-            raise DatasetError("\n".join(f"{folder.name}: {problem}" for problem in problems))
+        listing = list_raw_dataset(folder)
+        if listing.problems or listing.labels is None:
+            raise DatasetError("\n".join(str(problem) for problem in listing.problems))
         return cls(
-            folder,
-            dataset_json,
-            labels,
-            channel_names,
-            file_ending,
-            cases,
-            tuple(_warnings(dataset_json, cases, source)),
+            listing.folder,
+            listing.dataset_json,
+            listing.labels,
+            listing.channel_names,
+            listing.file_ending,
+            listing.cases,
+            tuple(str(warning) for warning in listing.warnings),
         )
 
 
-def cases_in_folder(folder: Path | str, file_ending: str, num_channels: int) -> dict[str, RawCase]:
-    """The scans in a folder of ``CASE_XXXX.EXT`` files, without labels, such as the input of a prediction.
+def list_raw_dataset(folder: Path | str, file_ending: str | None = None) -> RawListing:
+    """List the cases of a raw dataset, complete or not.
+
+    Args:
+        file_ending: look for images with this ending, whatever dataset.json says.
 
     Raises:
-        DatasetError: lists every file name and every case that does not fit.
+        DatasetError: the folder does not exist.
     """
-    problems: list[str] = []
-    cases = _scans(Path(folder), file_ending, num_channels, problems)
-    if problems:
-        named = [problem if problem.startswith(str(folder)) else f"{folder}: {problem}" for problem in problems]
-        raise DatasetError("\n".join(named))
-    return cases
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} does not exist. A raw dataset is a folder with dataset.json, imagesTr and labelsTr."
+        )
+    source = folder / "dataset.json"
+    problems: list[ListingProblem] = []
+    dataset_json = _read_dataset_json(source, problems)
+    labels: Labels | None = None
+    channel_names: tuple[str, ...] = ()
+    stated_ending = ""
+    if dataset_json:
+        try:
+            labels = Labels.from_dataset_json(dataset_json, source)
+        except DatasetError as error:
+            problems += [ListingProblem(_label_code(line), line) for line in str(error).splitlines()]
+        found: list[str] = []
+        channel_names = read_channel_names(dataset_json, found)
+        problems += [ListingProblem("channel-names", f"{source}: {problem}") for problem in found]
+        stated_ending = _read_file_ending(dataset_json, source, problems)
+
+    own: list[ListingProblem] = []
+    ending = file_ending or stated_ending
+    if "dataset" in dataset_json:
+        cases = listed_cases(folder, dataset_json["dataset"], own)
+    elif ending:
+        cases = found_cases(folder, ending, len(channel_names) or None, own)
+    else:
+        cases = {}  # which files are images is not known
+    own += _name_collisions(cases)
+    problems += [replace(problem, what=f"{folder.name}: {problem.what}") for problem in own]
+    warnings = _warnings(dataset_json, cases, source) if dataset_json else []
+    return RawListing(
+        folder, dataset_json, labels, channel_names, stated_ending, cases, tuple(problems), tuple(warnings)
+    )
 
 
 def read_channel_names(dataset_json: Mapping[str, Any], problems: list[str] | None = None) -> tuple[str, ...]:
@@ -138,146 +176,62 @@ def read_channel_names(dataset_json: Mapping[str, Any], problems: list[str] | No
     return names
 
 
-def _read_file_ending(dataset_json: Mapping[str, Any], problems: list[str]) -> str:
+def _read_dataset_json(source: Path, problems: list[ListingProblem]) -> dict[str, Any]:
+    try:
+        content = read_json(source, error_type=DatasetError)
+    except DatasetError as error:
+        problems.append(ListingProblem("dataset-json-unreadable", str(error)))
+        return {}
+    if isinstance(content, dict) and content:
+        return content
+    found = "an empty object" if content == {} else type(content).__name__
+    problems.append(ListingProblem("dataset-json-unreadable", f"{source}: expected an object {{...}}, found {found}."))
+    return {}
+
+
+_LABEL_CODES = {
+    "must be consecutive": "labels-not-consecutive",
+    "must be one above every other": "ignore-label-not-last",
+    "regions_class_order": "regions-class-order",
+    "'background'": "background-label",
+}
+"""Kinds of mistakes by words of the message; the rules and the messages are those of `Labels`."""
+
+
+def _label_code(message: str) -> str:
+    return next((code for words, code in _LABEL_CODES.items() if words in message), "labels")
+
+
+def _read_file_ending(dataset_json: Mapping[str, Any], source: Path, problems: list[ListingProblem]) -> str:
     ending = dataset_json.get("file_ending")
     if isinstance(ending, str) and ending.startswith(".") and len(ending) > 1:
         return ending
     state = "missing" if ending is None else repr(ending)
-    problems.append(
-        f"'file_ending' is {state}, expected the ending of all images and label images, such as \".nii.gz\"."
-    )
+    expected = 'expected the ending of all images and label images, such as ".nii.gz"'
+    problems.append(ListingProblem("file-ending", f"{source}: 'file_ending' is {state}, {expected}."))
     return ""
 
 
-def _file_names(folder: Path) -> list[str]:
-    # Hidden files are never scans: .DS_Store, the "._" twins that macOS makes, our own temporary files.
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith("."))
-
-
-def _found_cases(folder: Path, file_ending: str, num_channels: int, problems: list[str]) -> dict[str, RawCase]:
-    images_folder, labels_folder = folder / "imagesTr", folder / "labelsTr"
-    for needed in (images_folder, labels_folder):
-        if not needed.is_dir():
-            problems.append(f"the folder {needed} does not exist.")
-    if problems:
-        return {}
-    scans = _scans(images_folder, file_ending, num_channels, problems)
-    label_files = {
-        name.removesuffix(file_ending): labels_folder / name
-        for name in _file_names(labels_folder)
-        if name.endswith(file_ending)
-    }
-    unlabelled = [name for name in scans if name not in label_files]
-    if unlabelled:
-        problems.append(
-            f"{len(unlabelled)} scan(s) in imagesTr have no label image in labelsTr: {_named(unlabelled)}. "
-            f"Expected labelsTr/{unlabelled[0]}{file_ending}. Add the label images or move the scans to "
-            "imagesTs."
-        )
-    if not problems or scans:
-        without_scan = [name for name in label_files if name not in scans]
-        if without_scan:
-            problems.append(
-                f"{len(without_scan)} label image(s) in labelsTr have no scan in imagesTr: "
-                f"{_named(without_scan)}. Expected imagesTr/{without_scan[0]}_0000{file_ending}. Add the "
-                "scans or remove the label images."
-            )
-    return {name: RawCase(name, case.images, label_files.get(name)) for name, case in scans.items()}
-
-
-def _scans(folder: Path, file_ending: str, num_channels: int, problems: list[str]) -> dict[str, RawCase]:
-    if not folder.is_dir():
-        problems.append(f"the folder {folder} does not exist.")
-        return {}
-    pattern = re.compile(r"(.+)_(\d{4})" + re.escape(file_ending))
-    names = _file_names(folder)
-    channels: dict[str, dict[int, Path]] = {}
-    odd: list[str] = []
-    for name in names:
-        match = pattern.fullmatch(name)
-        if match:
-            channels.setdefault(match[1], {})[int(match[2])] = folder / name
-        elif name.endswith(file_ending):
-            odd.append(name)
-    if odd:
-        example = odd[0].removesuffix(file_ending)
-        problems.append(
-            f"{len(odd)} file name(s) in {folder.name} lack the four-digit channel number: {_named(odd)}. "
-            f"Rename {odd[0]} to {example}_0000{file_ending} (channel 0)."
-        )
-    if not channels and not odd:
-        other = _named(names) if names else "nothing at all"
-        problems.append(
-            f"{folder} holds no file CASE_0000{file_ending}. Found there: {other}. Check 'file_ending' in dataset.json."
-        )
-    expected = set(range(num_channels))
-    # One file that holds all channels (RGB photographs, 4D NIfTI) is fine if every case is stored that way;
-    # how many channels are in it is seen when it is read.
-    if num_channels > 1 and all(set(files) == {0} for files in channels.values()):
-        expected = {0}
-    for name, files in channels.items():
-        missing, surplus = sorted(expected - set(files)), sorted(set(files) - expected)
-        if missing:
-            listed = ", ".join(f"{name}_{index:04d}{file_ending}" for index in missing)
-            problems.append(f"case '{name}' lacks {listed}: dataset.json names {num_channels} channels.")
-        if surplus:
-            listed = ", ".join(files[index].name for index in surplus)
-            problems.append(f"case '{name}' has {listed}, but dataset.json names only {num_channels} channel(s).")
-    return {
-        name: RawCase(name, tuple(files[index] for index in sorted(files))) for name, files in sorted(channels.items())
-    }
-
-
-def _listed_cases(folder: Path, listing: Any, problems: list[str]) -> dict[str, RawCase]:
-    form = 'expected {"CASE": {"images": ["imagesTr/CASE_0000.nii.gz"], "label": "labelsTr/CASE.nii.gz"}}'
-    if not isinstance(listing, Mapping) or not listing:
-        problems.append(f"'dataset' in dataset.json is {type(listing).__name__} or empty, {form}.")
-        return {}
-    cases: dict[str, RawCase] = {}
-    missing: list[str] = []
-    for name, entry in listing.items():
-        images = entry.get("images") if isinstance(entry, Mapping) else None
-        label = entry.get("label") if isinstance(entry, Mapping) else None
-        if not (
-            isinstance(images, list) and images and all(isinstance(i, str) for i in images) and isinstance(label, str)
-        ):
-            problems.append(f"'dataset' entry '{name}' is {entry!r}, {form}.")
-            continue
-        paths = [_expanded(folder, text) for text in (*images, label)]
-        missing += [str(path) for path in paths if not path.is_file()]
-        cases[name] = RawCase(name, tuple(paths[:-1]), paths[-1])
-    if missing:
-        variable = " A variable in a path is not set." if any("$" in path for path in missing) else ""
-        problems.append(
-            f"{len(missing)} file(s) named under 'dataset' in dataset.json do not exist: {_named(missing)}.{variable}"
-        )
-    return cases
-
-
-def _expanded(folder: Path, text: str) -> Path:
-    # joining with an absolute path gives that path
-    return Path(os.path.abspath(folder / os.path.expandvars(text)))
-
-
-def _name_collisions(cases: Mapping[str, RawCase]) -> list[str]:
+def _name_collisions(cases: Mapping[str, RawCase]) -> list[ListingProblem]:
     clashing = [name for name in cases if f"{name}_seg" in cases]
     return [
-        f"cases '{name}' and '{name}_seg' cannot live in one dataset: the preprocessed segmentation of the "
-        f"first is called {name}_seg as well. Rename the second."
+        ListingProblem(
+            "name-collision",
+            f"cases '{name}' and '{name}_seg' cannot live in one dataset: the preprocessed segmentation of the "
+            f"first is called {name}_seg as well.",
+            "Rename the second.",
+            (name, f"{name}_seg"),
+        )
         for name in clashing
     ]
 
 
-def _warnings(dataset_json: Mapping[str, Any], cases: Mapping[str, RawCase], source: Path) -> list[str]:
+def _warnings(dataset_json: Mapping[str, Any], cases: Mapping[str, RawCase], source: Path) -> list[ListingProblem]:
     stated = dataset_json.get("numTraining")
     if stated is None:
-        return [f"{source}: 'numTraining' is missing; {len(cases)} training cases were found."]
-    if stated != len(cases):
-        return [f"{source}: 'numTraining' is {stated}, but {len(cases)} training cases were found; the files count."]
-    return []
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(names[:_NUM_NAMED]) + more
+        what = f"{source}: 'numTraining' is missing; {len(cases)} training cases were found."
+    elif stated != len(cases):
+        what = f"{source}: 'numTraining' is {stated}, but {len(cases)} training cases were found; the files count."
+    else:
+        return []
+    return [ListingProblem("num-training", what)]

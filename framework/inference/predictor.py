@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from framework.checkpoint import load_checkpoint
-from framework.data.image_io import read_images
 from framework.data.labels import Labels
-from framework.data.raw_dataset import RawCase, cases_in_folder, read_channel_names
+from framework.data.prediction_input import cases_to_predict, read_case_to_predict
+from framework.data.raw_dataset import RawCase, read_channel_names
 from framework.device import choose_device, keep_freed_memory, memory_format_for
 from framework.errors import CheckpointError, DatasetError, FoldwiseError
 from framework.experiment import Experiment
@@ -98,7 +98,7 @@ class Predictor:
         """Segment every case of a folder (``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, ...).
 
         Args:
-            source: folder of images, named as in a raw dataset.
+            source: folder of images, named as in a raw dataset, or of DICOM series, one folder each.
             target: where ``CASE.nii.gz`` goes.
             overwrite: predict cases again whose label image is there.
 
@@ -116,7 +116,8 @@ class Predictor:
             written.append(file)
             if file.is_file() and not overwrite:
                 continue
-            image, properties = read_images(files.images, self.plans.image_reader_writer)
+            reader = self.plans.image_reader_writer
+            image, properties = read_case_to_predict(files, self.labels, len(self.channel_names), reader, report)
             logits, properties = self._logits(image, properties)
             export_prediction(
                 logits,
@@ -131,7 +132,9 @@ class Predictor:
             report(f"{number}/{len(cases)}  {file}")
         return written
 
-    def _logits(self, image: np.ndarray, properties: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def _logits(
+        self, image: np.ndarray | list[np.ndarray], properties: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
         """(K, X, Y, Z) on the preprocessed grid: the mean over folds."""
         data, _, properties = preprocess_array(image, None, properties, self.plans, self.configuration, self.labels)
         tensor = torch.from_numpy(np.ascontiguousarray(data))
@@ -167,7 +170,7 @@ class Predictor:
         ending = self.dataset_json["file_ending"]
         if not folder.is_dir():
             raise DatasetError(f"{folder} is not a folder. Give the folder that holds the images to segment.")
-        return cases_in_folder(folder, ending, len(self.channel_names))
+        return cases_to_predict(folder, ending, len(self.channel_names))
 
 
 def _checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[Path]:

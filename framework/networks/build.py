@@ -78,6 +78,11 @@ def build_network(
     if unknown:
         hints = "".join(f" '{key}' is not one of them.{did_you_mean(key, accepted)}" for key in unknown)
         raise PlansError(f"architecture: the network '{name}' takes {', '.join(accepted)}.{hints}")
+    if network_class in OWN_NETWORKS.values() and arguments.get("n_stages") == 1:
+        raise PlansError(
+            "architecture: a U-Net needs two stages at least, the plans have n_stages 1. Images with fewer than "
+            "8 voxels along every axis leave nothing to pool."
+        )
     try:
         network = network_class(**arguments)
     except PlansError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from framework.data.labels import LabelKey, Labels
+from framework.data.value_counts import count_values
 
 _SEED = 1234
 _MIN_SAMPLES = 10_000
@@ -36,7 +37,7 @@ def sample_class_locations(
     """
     keys = list(keys)
     flat = segmentation.reshape(-1)
-    counts = _count(flat)
+    counts = count_values(flat)
     random = np.random.RandomState(_SEED)
     searched: dict[int, list[_Search]] = {}
     found: dict[LabelKey, np.ndarray] = {}
@@ -80,26 +81,13 @@ def _find(flat: np.ndarray, searched: dict[int, list[_Search]]) -> None:
         values = part[positions]
         # sorted by label, in reading order within each
         positions = positions[np.argsort(values, kind="stable")] + start
-        counts = _count(values)
+        counts = count_values(values)
         for (label, number), end in zip(counts.items(), np.cumsum(list(counts.values())).tolist()):
             for search in searched[label]:
                 first, last = np.searchsorted(search.ranks, (passed[label], passed[label] + number))
                 chosen = search.ranks[first:last] - passed[label]
                 search.positions[search.slots[first:last]] = positions[end - number : end][chosen]
             passed[label] += number
-
-
-def _count(values: np.ndarray) -> dict[int, int]:
-    """Voxels of each value that occurs, ascending."""
-    counts: dict[int, int] = {}
-    for start in range(0, values.size, _VOXELS_AT_ONCE):
-        part = values[start : start + _VOXELS_AT_ONCE].astype(np.intp)
-        lowest = int(part.min())
-        part -= lowest
-        numbers = np.bincount(part)
-        for label in np.flatnonzero(numbers).tolist():
-            counts[label + lowest] = counts.get(label + lowest, 0) + int(numbers[label])
-    return dict(sorted(counts.items()))
 
 
 def _members(key: LabelKey) -> tuple[int, ...]:

@@ -13,11 +13,14 @@ OUTSIDE = -1
 _VOXELS_AT_ONCE = 1 << 24
 
 
-def nonzero_box(channels: np.ndarray | Sequence[np.ndarray]) -> tuple[list[list[int]], np.ndarray | None]:
+def nonzero_box(
+    channels: np.ndarray | Sequence[np.ndarray], want_mask: bool = True
+) -> tuple[list[list[int]], np.ndarray | None]:
     """Where a scan has content.
 
     Args:
         channels: (C, X, Y, Z), or C arrays (X, Y, Z).
+        want_mask: without it only the box is looked for, which is far less work; there is None for the mask.
 
     Returns:
         The smallest box ``[[start, stop], ...]`` around all voxels that differ from 0 in any channel, and the
@@ -40,6 +43,8 @@ def nonzero_box(channels: np.ndarray | Sequence[np.ndarray]) -> tuple[list[list[
         if not len(occupied):
             return box, content
         box[axis] = [int(occupied[0]), int(occupied[-1]) + 1]
+    if not want_mask:
+        return box, None
     content = np.ascontiguousarray(content[tuple(slice(*ends) for ends in box)])
     if all(content.take(side, axis).all() for axis in range(content.ndim) for side in (0, -1)):
         return box, None  # every empty voxel is in an enclosed hole, as in most CT scans

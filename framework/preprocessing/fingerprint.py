@@ -5,23 +5,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from framework.data.image_io import check_case, reader_name_for
+from framework.data.image_io import check_case
 from framework.data.labels import Labels
 from framework.data.raw_dataset import RawCase, RawDataset
 from framework.errors import DatasetError
-from framework.preprocessing.crop import crop_to_nonzero
+from framework.preprocessing.crop import nonzero_box
 from framework.preprocessing.parallel import CasePool, Progress
+from framework.preprocessing.raw_record import RawRecord, raw_record
+from framework.preprocessing.raw_size import values_of_largest
 
 FILE_NAME = "dataset_fingerprint.json"
 
 _NUM_SAMPLES = 100_000_000
 """Foreground voxels that are drawn from all cases together, in equal shares."""
 _SEED = 1234
+_DRAWS_AT_ONCE = 1 << 22
+
+_BYTES_PER_VALUE = 32
+"""In a worker: a voxel as it is stored and as float32, its label and mask, and sorting it if it is foreground."""
+_BYTES_PER_SAMPLE = 24
+"""A drawn index and what counting it takes."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +46,33 @@ class CaseFingerprint:
     """For each channel the distinct intensities drawn, and how often each; empty without foreground."""
 
 
-def extract_fingerprint(raw_dataset: RawDataset, pool: CasePool, progress: Progress | None = None) -> dict[str, Any]:
+def extract_fingerprint(
+    raw_dataset: RawDataset,
+    pool: CasePool,
+    progress: Progress | None = None,
+    records: dict[str, RawRecord] | None = None,
+) -> dict[str, Any]:
     """The fingerprint of a raw dataset, as it stands in ``dataset_fingerprint.json``.
+
+    Args:
+        records: filled with the raw files of every case, see `framework.preprocessing.raw_record`.
 
     Raises:
         DatasetError: lists every case that cannot be used; or the dataset has no case, or no foreground.
     """
     if not raw_dataset.cases:
         raise DatasetError(f"{raw_dataset.folder} holds no training case. Add scans to imagesTr and labelsTr.")
-    reader = reader_name_for(raw_dataset.file_ending, raw_dataset.dataset_json)
+    reader = raw_dataset.reader_name
     num_samples = _NUM_SAMPLES // len(raw_dataset.cases)
     num_channels = len(raw_dataset.channel_names)
     arguments = {
         name: (case, raw_dataset.labels, num_channels, reader, num_samples) for name, case in raw_dataset.cases.items()
     }
-    cases = list(pool.run(fingerprint_of_case, arguments, "fingerprint", progress).values())
+    memory = values_of_largest(raw_dataset.cases.values()) * _BYTES_PER_VALUE + num_samples * _BYTES_PER_SAMPLE
+    found = pool.run(_recorded_fingerprint, arguments, "fingerprint", progress, bytes_per_case=memory)
+    cases = [case for case, _ in found.values()]
+    if records is not None:
+        records.update({name: record for name, (_, record) in found.items()})
     return {
         "foreground_intensity_properties_per_channel": {
             str(channel): _statistics([case.samples[channel] for case in cases], raw_dataset)
@@ -67,24 +88,31 @@ def fingerprint_of_case(
     case: RawCase, labels: Labels, num_channels: int, reader: str, num_samples: int
 ) -> CaseFingerprint:
     """Read one case and take its contribution. CaseError if it cannot be used."""
-    data, segmentation, properties = check_case(case.images, case.label, labels, case.name, num_channels, reader)
+    channels, segmentation, properties = check_case(case.images, case.label, labels, case.name, num_channels, reader)
     assert segmentation is not None  # training cases have labels
-    cropped, segmentation, _ = crop_to_nonzero(data, segmentation)
+    box, _ = nonzero_box(channels, want_mask=False)
+    inside = tuple(slice(*ends) for ends in box)
+    cropped = [channel[inside] for channel in channels]
     return CaseFingerprint(
         spacing=tuple(float(length) for length in properties["spacing"]),
-        shape=cropped.shape[1:],
-        relative_size=cropped[0].size / data[0].size,
-        samples=sample_foreground(cropped, segmentation[0] > 0, num_samples),
+        shape=cropped[0].shape,
+        relative_size=cropped[0].size / channels[0].size,
+        samples=sample_foreground(cropped, segmentation[0][inside] > 0, num_samples),
     )
 
 
+def _recorded_fingerprint(case: RawCase, *arguments: Any) -> tuple[CaseFingerprint, RawRecord]:
+    record = raw_record(case)
+    return fingerprint_of_case(case, *arguments), record
+
+
 def sample_foreground(
-    data: np.ndarray, foreground: np.ndarray, num_samples: int
+    channels: Sequence[np.ndarray], foreground: np.ndarray, num_samples: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Draw foreground voxels with replacement, so that small and large cases count alike.
 
     Args:
-        data: (C, X, Y, Z).
+        channels: (X, Y, Z) each, of any type.
         foreground: (X, Y, Z) mask.
 
     Returns:
@@ -93,12 +121,16 @@ def sample_foreground(
     """
     random = np.random.RandomState(_SEED)
     samples = []
-    for channel in data:
-        values = channel[foreground]
+    for channel in channels:
+        values = channel[foreground].astype(np.float32, copy=False)
         if len(values):
-            drawn = random.randint(0, len(values), num_samples)  # what RandomState.choice draws
+            times = np.zeros(len(values), np.int32)
+            for start in range(0, num_samples, _DRAWS_AT_ONCE):
+                # what RandomState.choice draws; in parts it draws the same
+                drawn = random.randint(0, len(values), min(_DRAWS_AT_ONCE, num_samples - start))
+                times += np.bincount(drawn, minlength=len(values)).astype(np.int32)
             distinct, inverse = np.unique(values, return_inverse=True)
-            counts = np.bincount(inverse, np.bincount(drawn, minlength=len(values)), len(distinct))
+            counts = np.bincount(inverse, times, len(distinct))
             samples.append((distinct[counts > 0], counts[counts > 0].astype(np.int64)))
         else:
             samples.append((values, np.zeros(0, np.int64)))

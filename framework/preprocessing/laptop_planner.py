@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from framework.errors import PlansError
 from framework.preprocessing.network_cost import multiply_adds
-from framework.preprocessing.patch_fitting import Fit, capped_batch_size, initial_topology, shrunk
+from framework.preprocessing.patch_fitting import Fit, initial_topology, largest_batch_size, shrunk
 from framework.preprocessing.rules import PlannerRules
 from framework.preprocessing.topology import Topology, topology_for
 
@@ -51,6 +51,7 @@ def fit_to_compute(
     # millimetres.
     reference = [(median / length) ** 0.5 for median, length in zip(median_shape, spacing)]
     topology = _inside(rules, initial_topology(rules, spacing, median_shape), spacing, median_shape)
+    initial_patch, num_shrinkages = topology.patch_size, 0
     while cost(topology, budget.min_features) > gmacs:
         smaller = shrunk(rules, topology, spacing, reference)
         if smaller is None:
@@ -59,7 +60,7 @@ def fit_to_compute(
                 f"{list(topology.patch_size)} voxels, which takes {cost(topology, budget.min_features):.3g}. "
                 "Raise gmacs_per_iteration or lower min_features in the preset."
             )
-        topology = smaller
+        topology, num_shrinkages = smaller, num_shrinkages + 1
     widths = range(budget.min_features, budget.max_features + 1)
     affordable = [
         width
@@ -67,14 +68,20 @@ def fit_to_compute(
         if width == budget.min_features or (width % budget.features_multiple == 0 and cost(topology, width) <= gmacs)
     ]
     width = max(affordable)
-    batch_size = int(gmacs / cost(topology, width) * rules.min_batch_size)
-    architecture = rules.architecture(topology.kernel_sizes, topology.strides, width)
+    most = int(budget.max_batch_size[f"{len(spacing)}d"])
+    affordable_batch = min(int(gmacs / cost(topology, width) * rules.min_batch_size), most)
+    largest = largest_batch_size(rules, topology, dataset_voxels)
     return Fit(
         topology,
-        architecture,
-        capped_batch_size(
-            rules, min(batch_size, int(budget.max_batch_size[f"{len(spacing)}d"])), topology, dataset_voxels
-        ),
+        rules.architecture(topology.kernel_sizes, topology.strides, width),
+        max(min(affordable_batch, largest), rules.min_batch_size),
+        initial_patch,
+        num_shrinkages,
+        smallest_batch=rules.min_batch_size,
+        cost=cost(topology, width),
+        budget=gmacs,
+        affordable_batch=affordable_batch,
+        largest_batch=largest,
     )
 
 

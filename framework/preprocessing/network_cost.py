@@ -64,7 +64,8 @@ def convolutions(
         yield Convolution(kernels[stage], 2 * width, width, voxels)
         for _ in range(convolved - 1):
             yield Convolution(kernels[stage], width, width, voxels)
-    yield Convolution(1, features[0], num_outputs, prod(sizes[0]))
+    if len(features) > 1:  # heads belong to the decoder, and a single stage has none
+        yield Convolution(1, features[0], num_outputs, prod(sizes[0]))
 
 
 def feature_map_values(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from framework.data.case_files import packed_segmentation, write_case
-from framework.data.image_io import check_case
+from framework.data.image_io import check_case, files_to_copy
 from framework.data.labels import Labels
 from framework.data.raw_dataset import RawCase
 from framework.errors import CaseError, FoldwiseError, PlansError, UnknownNameError, did_you_mean
@@ -101,7 +101,8 @@ def preprocess_case(
             del cropped
             write_case(folder, case.name, data, packed_target, extended, configuration.patch_size)
             del data
-        copy_if_changed(case.label, reference_file)
+        for source, copy in files_to_copy(case.label, reference_file, reader):
+            copy_if_changed(source, copy)
     except CaseError:
         raise
     except FoldwiseError as error:
@@ -233,11 +234,11 @@ def check_supported(plans: Plans, configuration: Configuration) -> None:
 
 
 def copy_if_changed(source: Path, target: Path) -> None:
-    """Copy a file, unless the copy has its size and is not older."""
+    """Copy a file with its time, unless the copy has its size and time already."""
     wanted = source.stat()
     if target.is_file():
         found = target.stat()
-        if found.st_size == wanted.st_size and found.st_mtime_ns >= wanted.st_mtime_ns:
+        if (found.st_size, found.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
             return
     with atomic_write(target) as temporary:
-        shutil.copyfile(source, temporary)
+        shutil.copy2(source, temporary)

@@ -38,6 +38,30 @@ def load_preset(name_or_path: str | Path) -> dict[str, Any]:
     return preset
 
 
+def with_rules(preset: Mapping[str, Any], rules: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset with other values in its ``planner`` block, such as ``{"memory_gb": 24}``.
+
+    Raises:
+        PlansError: a memory is given, but the preset plans from a compute budget.
+    """
+    planner = {**preset.get("planner", {}), **rules}
+    if "memory_gb" in rules and planner.get("compute_budget") is not None:
+        raise PlansError(
+            f"preset '{preset['name']}' plans from a compute budget, so a memory of {rules['memory_gb']:g} GB would "
+            "change nothing. Choose another preset, or change planner.compute_budget in one of your own."
+        )
+    return {**preset, "planner": planner}
+
+
+def preset_of_planner(class_name: str) -> str | None:
+    """The preset that stands for a planner class of nnU-Net: ``default`` for ``ExperimentPlanner``."""
+    for name in preset_names():
+        own = read_json(PRESET_FOLDER / f"{name}.json", error_type=PlansError)
+        if own.get("planner", {}).get("experiment_planner_used") == class_name:
+            return name
+    return None
+
+
 def preset_of_plans(plans_name: str) -> str | None:
     """The preset of this name, or the one whose plans have it: ``nnUNetPlans`` are made by ``default``."""
     names = preset_names()

@@ -29,9 +29,10 @@ _LARGEST_FLOAT32_VALUE = 64.0
 
 
 def new_shape(shape: Sequence[int], spacing: Sequence[float], target_spacing: Sequence[float]) -> tuple[int, ...]:
-    """Shape after resampling from one spacing (mm) to another."""
+    """Shape after resampling from one spacing (mm) to another; at least one voxel is left of every axis."""
     return tuple(
-        round(float(old / new * length)) for length, old, new in zip(shape, spacing, target_spacing, strict=True)
+        max(1, round(float(old / new * length)))
+        for length, old, new in zip(shape, spacing, target_spacing, strict=True)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from framework.errors import PlansError
@@ -80,6 +81,15 @@ class PlannerRules:
     """If given, patch, width and batch size follow from it instead of from memory."""
 
     @classmethod
+    def of_preset(cls, preset: Mapping[str, Any]) -> PlannerRules:
+        """The rules of a preset, as `framework.preprocessing.presets.load_preset` returns it.
+
+        Raises:
+            PlansError: lists every unknown key, wrong type and value out of range.
+        """
+        return cls.from_block(preset.get("planner", {}), f"preset '{preset.get('name', preset.get('plans_name'))}'")
+
+    @classmethod
     def from_block(cls, block: Mapping[str, Any], source: str) -> PlannerRules:
         """Read a ``planner`` block.
 
@@ -99,6 +109,10 @@ class PlannerRules:
         ):
             if set(getattr(rules, name)) != {"2d", "3d"}:
                 problems.append(f"{source}: planner.{name}: expected a number for '2d' and one for '3d'.")
+        if rules.target_spacing is not None and not all(0 < length < inf for length in rules.target_spacing):
+            problems.append(
+                f"{source}: planner.target_spacing: found {list(rules.target_spacing)}, expected lengths above 0 in mm."
+            )
         if problems:
             raise PlansError("\n".join(problems))
         return rules

@@ -60,6 +60,10 @@ def test_large_images_get_a_smaller_part_and_the_narrowest_network() -> None:
     assert fit.architecture["arch_kwargs"]["features_per_stage"][0] == 12
     assert all(16 <= length <= 96 for length in fit.topology.patch_size)
     assert fit.batch_size == 2
+    assert fit.num_shrinkages > 0
+    assert all(now <= first for now, first in zip(fit.topology.patch_size, fit.initial_patch))
+    assert fit.cost == pytest.approx(_gmacs(fit))  # of the smallest batch, which it is
+    assert fit.cost <= fit.budget == 30
 
 
 def test_patch_of_a_flat_image_does_not_become_a_few_slices() -> None:
@@ -72,8 +76,10 @@ def test_budget_that_is_left_over_makes_the_batch_larger() -> None:
     tiny = ((1.0, 1.0, 1.0), (16, 16, 16))
     fit = _fit(*tiny)
     assert fit.architecture["arch_kwargs"]["features_per_stage"][0] == 24  # wide enough
-    assert fit.batch_size == 8  # the most that is allowed
-    assert _fit(*tiny, voxels=20 * 3 * 16**3).batch_size == 3  # a twentieth of the dataset
+    assert fit.batch_size == fit.affordable_batch == 8  # the most that is allowed
+    limited = _fit(*tiny, voxels=20 * 3 * 16**3)
+    assert limited.batch_size == limited.largest_batch == 3  # a twentieth of the dataset
+    assert limited.affordable_batch == 8
 
 
 def test_twice_the_budget_is_spent() -> None:

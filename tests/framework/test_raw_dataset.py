@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from framework.data.raw_dataset import RawDataset, cases_in_folder
+from framework.data.raw_dataset import RawDataset, cases_in_folder, list_raw_dataset
 from framework.errors import DatasetError
 
 
@@ -110,6 +110,35 @@ def test_one_file_may_hold_all_channels(tmp_path: Path) -> None:
 def test_a_missing_channel_number_is_explained(tmp_path: Path) -> None:
     folder = build(tmp_path / "d", ["a.nii.gz"], ["a.nii.gz"])
     assert "Rename a.nii.gz to a_0000.nii.gz" in problems(folder)
+
+
+def test_a_channel_number_with_too_many_digits_is_corrected(tmp_path: Path) -> None:
+    folder = build(tmp_path / "d", ["a_0000.nii.gz", "b_00001.nii.gz"], ["a.nii.gz", "b.nii.gz"])
+    assert "Rename b_00001.nii.gz to b_0001.nii.gz (channel 1)" in problems(folder)
+
+
+def test_a_broken_dataset_is_listed_as_far_as_possible(tmp_path: Path) -> None:
+    folder = build(
+        tmp_path / "d",
+        ["a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "c_0000.nii.gz", "c_0001.nii.gz"],
+        ["a.nii.gz", "b.nii.gz"],
+        channel_names={"0": "CT", "2": "PET"},
+        labels={"liver": 1},
+        numTraining=5,
+    )
+    listing = list_raw_dataset(folder)
+    assert [(problem.code, problem.cases) for problem in listing.problems] == [
+        ("background-label", ()),
+        ("channel-names", ()),
+        ("missing-channel", ("a",)),  # most cases have two
+        ("missing-label", ("c",)),
+    ]
+    assert {name: len(case.images) for name, case in listing.cases.items()} == {"a": 1, "b": 2, "c": 2}
+    assert listing.cases["c"].label is None
+    assert [warning.code for warning in listing.warnings] == ["num-training"]
+    with pytest.raises(DatasetError) as caught:
+        RawDataset.open(folder)
+    assert str(caught.value).splitlines() == [str(problem) for problem in listing.problems]
 
 
 def test_a_wrong_file_ending_shows_what_is_there(tmp_path: Path) -> None:

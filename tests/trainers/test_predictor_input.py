@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 
-from framework.errors import CheckpointError, DatasetError, FoldwiseError
+from framework.errors import CaseError, CheckpointError, DatasetError, FoldwiseError
 from framework.inference import Predictor
 from tests.builders import TINY, make_tiny_dataset, use_roots
+from tests.framework.dicom_builder import write_series
 from trainers import SegmentationTrainer
 
 
@@ -46,3 +48,32 @@ def test_what_does_not_fit_the_training_is_told(model: Path, tmp_path: Path):
         Predictor(model, folds=[3])
     with pytest.raises(FoldwiseError, match="is not a folder"):
         Predictor(tmp_path / "nowhere")
+
+
+def test_dicom_series_are_segmented_as_the_same_scans_in_nifti_are(model: Path, tmp_path: Path):
+    values = np.random.default_rng(0).integers(0, 500, (9, 30, 21)).astype(np.int16)
+    for number, name in enumerate(("first", "second_0000")):
+        write_series(tmp_path / "dicom" / name, np.roll(values, number, axis=1))
+    (tmp_path / "nifti").mkdir()
+    for number, name in enumerate(("first", "second")):
+        image = SimpleITK.GetImageFromArray(np.roll(values, number, axis=1))
+        image.SetSpacing((0.5, 0.75, 2.5))
+        image.SetOrigin((-10.0, 20.0, 5.0))
+        SimpleITK.WriteImage(image, str(tmp_path / "nifti" / f"{name}_0000.nii.gz"))
+    predictor = Predictor(model, device="cpu")
+    written = {
+        kind: predictor.predict_files(tmp_path / kind, tmp_path / f"out_{kind}", report=lambda text: None)
+        for kind in ("dicom", "nifti")
+    }
+    assert [path.name for path in written["dicom"]] == ["first.nii.gz", "second.nii.gz"]
+    for one, other in zip(written["dicom"], written["nifti"], strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_scans_that_cannot_be_segmented_are_named(model: Path, tmp_path: Path):
+    predictor = Predictor(model, device="cpu")
+    broken = np.zeros((9, 20, 21), np.float32)
+    broken[1, 2, 3] = np.nan
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(broken), str(tmp_path / "scan_0000.nii.gz"))
+    with pytest.raises(CaseError, match=r"case 'scan': .*scan_0000.nii.gz has 1 NaN"):
+        predictor.predict_files(tmp_path, tmp_path / "out")

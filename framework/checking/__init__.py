@@ -1,0 +1,1 @@
+"""The dataset doctor: what is wrong with a raw dataset, explained before a training is spent on it."""
