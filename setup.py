@@ -35,6 +35,7 @@ setup(
             "fw_preprocess=framework.commands.preprocess:main",
             "fw_check=framework.commands.check:main",
             "fw_convert=framework.commands.convert:main",
+            "fw_preview=framework.commands.preview:main",
             "fw_predict=framework.commands.predict:main",
         ],
         "foldwise.trainers": ["foldwise=trainers:TRAINERS"],

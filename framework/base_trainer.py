@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from framework.batch_loader import Batches, as_batches
 from framework.checkpoint import save_checkpoint
-from framework.device import choose_device, execution_for, keep_freed_memory, memory_format_for, to_device
+from framework.device import choose_device, execution_for, keep_freed_memory, memory_format_for
+from framework.device_batches import DeviceBatches, batches_on_device
 from framework.experiment import Experiment, checked_fold, find_plans
 from framework.history import History
 from framework.hook import Hook, HookList, TrainerPoints
@@ -153,7 +153,7 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def _run_step(self) -> None:
         started = time.perf_counter()
-        batch = to_device(next(self.training_batches), self.device)
+        batch = self._next_batch(self.training_batches)
         self.data_wait_seconds += time.perf_counter() - started
         seed_libraries(self.settings.seed, "training step", self.global_step)
         self._set_learning_rate()
@@ -165,7 +165,7 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def _run_validation_step(self) -> None:
         number = self.progress.validation_steps_completed
-        batch = to_device(next(self.validation_batches), self.device)
+        batch = self._next_batch(self.validation_batches)
         seed_libraries(self.settings.seed, "validation step", number)
         with torch.no_grad():
             self.validation_outputs.append(self.validation_step(batch))
@@ -253,6 +253,7 @@ class BaseTrainer(TrainerPoints, ABC):
         plans: str | None,
         device: torch.device,
         report: Callable[[str], None],
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> tuple[str, Path]:
         """Make the data ready before a training; returns the dataset's full name and the plans file to use."""
         name = dataset_name(dataset)
@@ -273,6 +274,7 @@ class BaseTrainer(TrainerPoints, ABC):
         device: str | torch.device = "auto",
         resume: bool | str = False,
         report: Callable[[str], None] = print,
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> Self:
         """A trainer of this class for one fold; plans and preprocesses the data first where that is missing.
 
@@ -282,10 +284,11 @@ class BaseTrainer(TrainerPoints, ABC):
             overrides: fields of the configuration, for example ``{"training.num_epochs": 20}``.
             resume: continue from the newest checkpoint of the run folder, or from the one with this tag
                 (``"final"``, ``"best"``), under the plans saved there.
+            progress: told what is prepared, how many cases are done, and how many there are.
         """
         device = choose_device(device)
         fold = checked_fold(fold)
-        name, plans_file = cls.prepare(dataset, configuration, plans, device, report)
+        name, plans_file = cls.prepare(dataset, configuration, plans, device, report, progress)
         experiment = Experiment.of_dataset(
             name, plans_file, configuration, fold, trainer=cls.__name__, overrides=overrides or {}, resume=bool(resume)
         )
@@ -334,8 +337,9 @@ class BaseTrainer(TrainerPoints, ABC):
         )
         self.update = self.build_update()
         training, validation = self.build_batches()
-        self.training_batches = self._batches(training)
-        self.validation_batches = self._batches(validation, self.settings.validation_iterations_per_epoch)
+        cycle = self.settings.validation_iterations_per_epoch
+        self.training_batches = batches_on_device(training, self.device, self.execution)
+        self.validation_batches = batches_on_device(validation, self.device, self.execution, cycle=cycle)
         self._has_validation = validation is not None and self.settings.validation_iterations_per_epoch > 0
         if self.execution.compile:
             self.network.compile()
@@ -478,11 +482,13 @@ class BaseTrainer(TrainerPoints, ABC):
             where=where,
         )
 
-    def _batches(self, source: Any, cycle: int | None = None) -> Batches:
-        workers = self.execution.num_workers if cycle is None else min(1, self.execution.num_workers)
-        return as_batches(
-            () if source is None else source,
-            num_workers=workers,
-            pin_memory=self.device.type == "cuda",
-            cycle=cycle,
-        )
+    def _next_batch(self, batches: DeviceBatches) -> Any:
+        try:
+            return next(batches)
+        except Exception:
+            # The data failed, not the training: what was learned up to here is saved.
+            if self.global_step > 0 and self.run_folder is not None:
+                self.request_checkpoint("latest")
+                self._is_left_now()
+                self.report("the data failed; when its fault is mended, --c continues from the last checkpoint")
+            raise

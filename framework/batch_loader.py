@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import pickle
 import signal
+import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -37,30 +41,42 @@ class BatchLoader:
         num_workers: 0 makes batches in this process.
         pin_memory: place tensors in page-locked memory, for copies to a GPU.
         cycle: make only batches 0 ... cycle-1, over and over.
+        start_method: of the workers, ``fork`` or ``spawn``; by default the system's own.
     """
 
     def __init__(
-        self, make_batch: MakeBatch, *, num_workers: int = 0, pin_memory: bool = False, cycle: int | None = None
+        self,
+        make_batch: MakeBatch,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        cycle: int | None = None,
+        start_method: str | None = None,
     ) -> None:
         self.make_batch = make_batch
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.cycle = cycle
+        self.start_method = start_method
         self.position = 0
         self._iterator: Iterator[Any] | None = None
+        self._at_exit = partial(_kill_workers, weakref.ref(self))
 
     def __next__(self) -> Any:
         if self._iterator is None:
             self._iterator = self._start()
+            # Registered after torch's own clean-up, so called before it.
+            atexit.register(self._at_exit)
+        for worker in getattr(self._iterator, "_workers", ()):
+            # Told at once, and not only when its share of the queue is used up.
+            if not worker.is_alive():
+                raise self._ended_by_the_system(f"process {worker.pid} ended with code {worker.exitcode}")
         try:
             batch = next(self._iterator)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise FoldwiseError(
-                f"a data worker was ended by the system while it prepared batch {self.position} ({error}). "
-                "Most often the machine has run out of memory: lower training.num_workers, or close other programs."
-            ) from error
+            raise self._ended_by_the_system(str(error)) from error
         if isinstance(batch, _Failure):
             batch.raise_here()
         self.position += 1
@@ -74,6 +90,7 @@ class BatchLoader:
 
     def close(self) -> None:
         """End the workers; the position is kept."""
+        atexit.unregister(self._at_exit)
         iterator, self._iterator = self._iterator, None
         shut_down = getattr(iterator, "_shutdown_workers", None)
         if shut_down is not None:
@@ -83,17 +100,31 @@ class BatchLoader:
         numbers = range(self.position, _ENDLESS)
         series = _Series(self.make_batch, self.cycle)
         if self.num_workers == 0:
-            return map(_as_in_a_worker(series.make), numbers)
-        return iter(
-            DataLoader(
-                series,
-                sampler=numbers,
-                batch_size=None,
-                num_workers=self.num_workers,
-                prefetch_factor=2,
-                pin_memory=self.pin_memory,
-                worker_init_fn=_start_worker,
-            )
+            return map(with_one_thread(series.make), numbers)
+        loader = DataLoader(
+            series,
+            sampler=numbers,
+            batch_size=None,
+            num_workers=self.num_workers,
+            prefetch_factor=2,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=self.start_method,
+        )
+        if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+            return iter(loader)
+        # torch would raise the death of a worker in the midst of whatever runs then, an update of the weights
+        # or the writing of a checkpoint. Without its handler the death is seen when a batch is asked for.
+        handler = signal.getsignal(signal.SIGCHLD)
+        iterator = iter(loader)
+        if handler is not None:  # None: set by a library, not from Python
+            signal.signal(signal.SIGCHLD, handler)
+        return iterator
+
+    def _ended_by_the_system(self, what: str) -> FoldwiseError:
+        return FoldwiseError(
+            f"a data worker was ended by the system when batch {self.position} was due ({what}). Most often the "
+            "machine has run out of memory: lower training.num_workers, or close other programs."
         )
 
 
@@ -108,6 +139,8 @@ class IterableBatches:
     def __next__(self) -> Any:
         if self._iterator is None:
             self._iterator = iter(self.iterable)
+            wanted, self.position = self.position, 0
+            self._skip_to(wanted)
         try:
             batch = next(self._iterator)
         except StopIteration:
@@ -119,13 +152,17 @@ class IterableBatches:
         return batch
 
     def seek(self, position: int) -> None:
-        if position < self.position:
-            self._iterator, self.position = None, 0
-        while self.position < position:
-            next(self)
+        if self._iterator is None or position < self.position:
+            self._iterator, self.position = None, position
+        else:
+            self._skip_to(position)
 
     def close(self) -> None:
         self._iterator = None
+
+    def _skip_to(self, position: int) -> None:
+        while self.position < position:
+            next(self)
 
 
 def as_batches(source: Any, *, num_workers: int, pin_memory: bool, cycle: int | None = None) -> Batches:
@@ -162,14 +199,14 @@ class _Series(Dataset):
             return _Failure(error)
 
 
-def _as_in_a_worker(make: MakeBatch) -> MakeBatch:
-    """With one thread, as workers compute: sums over several threads are rounded differently."""
+def with_one_thread(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same function computed as workers do: sums over several threads are rounded differently."""
 
-    def make_with_one_thread(number: int) -> Any:
+    def make_with_one_thread(argument: Any) -> Any:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return make(number)
+            return make(argument)
         finally:
             torch.set_num_threads(threads)
 
@@ -196,6 +233,12 @@ class _Failure:
             else:
                 self.error = RuntimeError(f"{self.error}\n{note}")
         raise self.error
+
+
+def _kill_workers(loader: weakref.ref[BatchLoader]) -> None:
+    # Where nobody called `close`, Python would wait for ever at its end for workers that ignore SIGTERM.
+    for worker in getattr(getattr(loader(), "_iterator", None), "_workers", ()):
+        worker.kill()
 
 
 def _start_worker(worker: int) -> None:

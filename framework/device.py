@@ -6,7 +6,8 @@ import ctypes
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class Execution:
     channels_last: bool
     tf32: bool
     num_workers: int
+    finish_on_device: bool = False
+    """Workers only read and cut; the device does the rest, one batch ahead of the training."""
 
     def __str__(self) -> str:
         words = [self.precision]
@@ -73,6 +76,7 @@ def execution_for(settings: TrainingSettings, device: torch.device) -> Execution
         channels_last=decided(settings.channels_last, device.type == "cpu"),
         tf32=decided(settings.tf32, cuda) and cuda,
         num_workers=workers,
+        finish_on_device=cuda,
     )
 
 
@@ -89,6 +93,24 @@ def to_device(value: Any, device: torch.device) -> Any:
     if hasattr(value, "to"):
         return value.to(device, non_blocking=True)
     return value
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested dicts, lists, tuples and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        value = list(value.values())
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from tensors_in(entry)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None where the device does not tell, or is a CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def memory_format_for(network: torch.nn.Module) -> torch.memory_format:

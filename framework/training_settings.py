@@ -41,7 +41,7 @@ class TrainingSettings:
 
     seed: int = field(default=0, metadata=at_least(0))
     num_workers: Literal["auto"] | int = field(default="auto", metadata=at_least(0))
-    store: Literal["auto", "packed", "unpacked", "memory"] = "auto"
+    store: Literal["auto", "packed", "unpacked", "memory", "device"] = "auto"
     oversample_foreground_percent: float = field(default=0.33, metadata=between(0, 1))
     deep_supervision: bool = True
     loss_weights: dict[str, float | dict[str, Any]] = field(default_factory=dict)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def blocks(page: str) -> list[str]:
     """The Python code on a page, in order."""
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_trainer_that_is_not_segmentation_runs_from_python_and_from_plans(
     plans = tmp_path / "preprocessed/Dataset900_Line/line.json"
     plans.parent.mkdir()
     json_line = re.search(
-        r'^    (\{"configurations".*\})$', (ROOT / "docs/write_a_trainer.md").read_text(), re.MULTILINE
+        r'^    (\{"configurations".*\})$', (ROOT / "docs/write_a_trainer.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert json_line is not None
     plans.write_text(json_line[1].replace('"num_epochs": 20', '"num_epochs": 2, "iterations_per_epoch": 5'))
@@ -85,8 +85,8 @@ def test_the_documented_python_trains_and_predicts_the_example(
 
 
 def test_ci_runs_the_readmes_test_command():
-    readme = (ROOT / "README.md").read_text()
-    assert "README.md" in (ROOT / ".ci/run").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "README.md" in (ROOT / ".ci/run").read_text(encoding="utf-8")
     command = re.search(r"<!-- test command -->\n```\w*\n(.*?)```", readme, re.DOTALL)
     assert command is not None
     assert "pytest" in command[1]
@@ -94,5 +94,5 @@ def test_ci_runs_the_readmes_test_command():
 
 def test_pages_that_are_linked_exist():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from framework.data.image_io import read_segmentation
+from framework.data.previous_stage import one_hot
 from framework.errors import DatasetError
 from framework.evaluation.picture import draw_case
 from framework.evaluation.summary import score_files, summarise, write_summary
@@ -19,6 +20,7 @@ from framework.hook import Hook
 from framework.inference.export import export_prediction, to_scan_grid
 from framework.inference.sliding_window import sliding_window_logits
 from framework.roots import raw_root
+from trainers.cascade import write_for_next_stage
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -108,10 +110,14 @@ def _reference_files(trainer: SegmentationTrainer) -> dict[str, Path]:
 
 
 def _predict_case(trainer: SegmentationTrainer, case: str) -> None:
-    data, _ = trainer.store.read(case)
+    image, segmentation = trainer.store.read(case)
+    data = torch.from_numpy(np.array(image))
+    if trainer.previous_stage_labels:
+        previous = torch.from_numpy(np.array(segmentation[1]))
+        data = torch.cat([data, one_hot(previous, trainer.previous_stage_labels, axis=0)])
     logits = sliding_window_logits(
         trainer.network,
-        torch.from_numpy(np.array(data)),
+        data,
         trainer.configuration.patch_size,
         mirror_axes=trainer.mirror_axes,
         batch_size=_VIEWS_AT_ONCE,
@@ -128,6 +134,8 @@ def _predict_case(trainer: SegmentationTrainer, case: str) -> None:
         file_ending=trainer.file_ending,
         save_probabilities=trainer.save_probabilities,
     )
+    for next_stage in trainer.configuration.next_stage:
+        write_for_next_stage(trainer, case, logits, next_stage)
 
 
 def _draw_typical_case(

@@ -14,12 +14,13 @@ from framework.augmentation.recipe import Augmentation
 from framework.base_trainer import BaseTrainer, Outputs
 from framework.checkpoint import load_checkpoint
 from framework.data.batch import SegmentationBatch
+from framework.data.device_store import DeviceStore, why_not_on_device
 from framework.data.labels import Labels
 from framework.data.patch_batches import PatchBatches
 from framework.data.raw_dataset import read_channel_names
 from framework.data.splits import fold_cases, load_or_create_splits
 from framework.data.store import CaseStore, list_cases
-from framework.device import memory_format_for
+from framework.device import free_memory, memory_format_for
 from framework.errors import CheckpointError, FoldwiseError, PlansError
 from framework.experiment import Experiment
 from framework.hook import Hook
@@ -30,6 +31,7 @@ from framework.networks.build import build_network
 from framework.networks.nnunet_names import from_nnunet_state, to_nnunet_state
 from framework.networks.unet import UNet
 from framework.plans import Configuration, Plans
+from trainers.cascade import checked_previous_stage
 from trainers.dataset_preparation import prepare_segmentation_dataset
 from trainers.fold_validation import FoldValidation, validate_fold
 from trainers.nnunet_checkpoint import history_rows, nnunet_logging
@@ -73,14 +75,14 @@ class SegmentationTrainer(BaseTrainer):
         )
 
     def build_batches(self) -> tuple[Any, Any]:
-        self.store.prepare()
+        self.patch_store.prepare()
         training = self._patches(self.training_cases, "training", self.augmentation)
         validation = self._patches(self.validation_cases, "validation", None)
         return training, validation
 
     def _patches(self, cases: list[str], stream: str, augmentation: Augmentation | None) -> PatchBatches:
         return PatchBatches(
-            store=self.store,
+            store=self.patch_store,
             case_names=cases,
             labels=self.labels,
             patch_size=self.configuration.patch_size,
@@ -88,6 +90,7 @@ class SegmentationTrainer(BaseTrainer):
             oversample_foreground_percent=self.settings.oversample_foreground_percent,
             use_mask_for_norm=self.configuration.use_mask_for_norm,
             augmentation=augmentation,
+            previous_stage_labels=self.previous_stage_labels,
             seed=self.settings.seed,
             stream=stream,
         )
@@ -174,7 +177,12 @@ class SegmentationTrainer(BaseTrainer):
 
     @property
     def num_input_channels(self) -> int:
-        return len(read_channel_names(self._experiment.dataset_json))
+        return len(read_channel_names(self._experiment.dataset_json)) + len(self.previous_stage_labels)
+
+    @property
+    def previous_stage_labels(self) -> tuple[int, ...]:
+        """In a cascade, the labels of the previous stage's segmentation that are input channels; else none."""
+        return self.labels.foreground_labels if self.configuration.previous_stage else ()
 
     @property
     def num_output_channels(self) -> int:
@@ -209,9 +217,26 @@ class SegmentationTrainer(BaseTrainer):
 
     @cached_property
     def store(self) -> CaseStore:
-        names = dict.fromkeys([*self.training_cases, *self.validation_cases])
-        store = CaseStore(self._experiment.data_folder, list(names), mode=self.settings.store)
+        """The fold's cases."""
+        names = list(dict.fromkeys([*self.training_cases, *self.validation_cases]))
+        mode = "auto" if self.settings.store == "device" else self.settings.store
+        store = CaseStore(self._experiment.data_folder, names, mode, checked_previous_stage(self, names))
         store.check()
+        return store
+
+    @cached_property
+    def patch_store(self) -> CaseStore | DeviceStore:
+        """Where patches are cut from: `store`, or copies of its cases on the device."""
+        store: CaseStore | DeviceStore = self.store
+        if self.settings.store == "device":
+            needs_cpu = self.augmentation.needs_cpu or bool(self.previous_stage_labels)
+            refusal = why_not_on_device(self.store, self.device, free_memory(self.device), needs_cpu)
+            if refusal is None:
+                # Read packed: no second copy stays in memory.
+                packed = CaseStore(self.store.folder, self.store.case_names, "packed", self.store.previous_stage)
+                store = DeviceStore(packed, self.device)
+            else:
+                self.report(f"{refusal}; they are read as with 'auto'.")
         self.report(store.explain())
         return store
 
@@ -225,9 +250,10 @@ class SegmentationTrainer(BaseTrainer):
         plans: str | None,
         device: torch.device,
         report: Callable[[str], None],
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> tuple[str, Path]:
         """Plan and preprocess what is missing."""
-        return prepare_segmentation_dataset(dataset, configuration, plans, device, report)
+        return prepare_segmentation_dataset(dataset, configuration, plans, device, report, progress)
 
     def validate_fold(self) -> dict[str, Any]:
         """Predict the fold's validation cases whole, score them, and return the summary (nnU-Net's form)."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from framework.augmentation.block import preset_names
 from framework.augmentation.geometry import PatchGeometry, mirror_axes
-from framework.augmentation.intensity import IntensityTransform, Uniforms
-from framework.augmentation.recipe import Augmentation, AugmentationDraw, preset_names
+from framework.augmentation.recipe import Augmentation, AugmentationDraw
 from framework.augmentation.spatial import SpatialDraw
+from framework.augmentation.transform import IntensityTransform, Uniforms
 
 __all__ = [
     "Augmentation",

@@ -56,6 +56,22 @@ class PatchGeometry:
         """One angle in the slice plane, or one about each of the three axes."""
         return 1 if self.in_plane else 3
 
+    @property
+    def moving_axes(self) -> tuple[int, ...]:
+        """Axes of the patch that rotation and scaling act on: the last two, or all three."""
+        return (0, 1, 2) if self.num_angles == 3 else (self.num_axes - 2, self.num_axes - 1)
+
+    @property
+    def equal_axes(self) -> tuple[int, ...]:
+        """Moving axes of one length, the largest such group; these can change places. Empty if all differ.
+
+        Numbered among the moving axes.
+        """
+        lengths = [self.patch_size[axis] for axis in self.moving_axes]
+        most = max(lengths, key=lengths.count)
+        equal = tuple(axis for axis, length in enumerate(lengths) if length == most)
+        return equal if len(equal) > 1 else ()
+
 
 def mirror_axes(patch_size: Sequence[int]) -> tuple[int, ...]:
     """Axes that nnU-Net mirrors in training and in prediction: (0, 1, 2) in 3D, (0, 1) in 2D."""

@@ -76,6 +76,7 @@ def _train(options: argparse.Namespace) -> int:
     # processes can make a training many times slower (benchmarks/busy_machine.py).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Only now: torch takes seconds to import, and --help should not.
+    from framework.commands.progress_bar import ProgressBar
     from framework.experiment import checked_fold, trainer_in_plans
     from framework.extensions import find_trainer
     from framework.hooks import build_hook
@@ -86,6 +87,7 @@ def _train(options: argparse.Namespace) -> int:
     named = options.trainer or trainer_in_plans(options.dataset, options.configuration, options.plans)
     trainer_class = find_trainer(named or "SegmentationTrainer")
     validate_only = "best" if options.val_best else "final" if options.val else None
+    bar = ProgressBar()
     trainer = trainer_class.from_dataset(
         options.dataset,
         options.configuration,
@@ -95,6 +97,8 @@ def _train(options: argparse.Namespace) -> int:
         hooks=hooks,
         device=options.device,
         resume=validate_only or options.resume,
+        report=bar.say,
+        progress=bar,
     )
     if options.npz:
         trainer.save_probabilities = True

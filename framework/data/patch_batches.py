@@ -1,7 +1,8 @@
 """Batches of patches as a pure function of the iteration: draw everything, read the voxels needed, apply.
 
     recipes(iteration)      what each sample will be: case, position, every number of its augmentation
-    read(iteration)         the voxels that those recipes need, from the store; CPU work for a worker process
+    read(iteration)         the voxels that those recipes need, from the store; work for a worker process, or
+                            for the device itself where the store is on it
     finish(patches)         resampling, grey values, mirroring, targets; on the device where the patches are
     batches(iteration)      all three
 
@@ -12,8 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ from framework.data.patch_sampling import (
     eligible_labels,
     is_forced_foreground,
 )
+from framework.data.previous_stage import one_hot
+from framework.data.previous_stage_errors import StageErrors, apply_stage_errors, draw_stage_errors
 from framework.errors import CaseError, DatasetError
 from framework.randomness import generator
 
@@ -47,11 +50,15 @@ _Result = TypeVar("_Result")
 class Store(Protocol):
     """What batches need of a store of preprocessed cases."""
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where `read` leaves voxels, as tensors; None means numpy arrays in memory."""
+
     def shape(self, case: str) -> Sequence[int]:
         """(C, X, Y, Z), without reading voxels."""
 
-    def read(self, case: str, box: tuple[slice, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Data (C, *box) float32 and segmentation (1, *box) int16."""
+    def read(self, case: str, box: tuple[slice, ...] | None = None) -> tuple[Any, Any]:
+        """Data (C, *box) float32 and segmentation (1, *box) int16; (2, *box) with that of a previous stage."""
 
     def class_locations(self, case: str) -> dict[LabelKey, np.ndarray]:
         """(n, 4) rows [0, x, y, z] for every label or region; asked for often, so to be kept in memory."""
@@ -67,6 +74,7 @@ class SampleRecipe:
         patch: label, voxel and corner.
         augmentation: all its numbers.
         box: voxels to read, (start, stop) for each of three axes; may reach beyond the image.
+        stage_errors: mistakes added to what the previous stage of a cascade predicted.
     """
 
     n: int
@@ -75,6 +83,7 @@ class SampleRecipe:
     patch: PatchDraw
     augmentation: AugmentationDraw
     box: Box
+    stage_errors: StageErrors = field(default_factory=StageErrors)
 
 
 @dataclass
@@ -84,7 +93,8 @@ class ReadPatches:
     Attributes:
         recipes: one for each of B samples.
         data: (B, C, *patch) float32; rows of samples with a spatial transform are filled by `finish`.
-        segmentation: (B, 1, *patch) int16 labels, -1 outside of the image or its non-zero part; likewise.
+        segmentation: (B, S, *patch) int16 labels, -1 outside of the image or its non-zero part; likewise.
+            S is 2 in a cascade, where that of the previous stage comes second.
         boxes: slot -> (image, segmentation) to be resampled, with the axes of the patch.
     """
 
@@ -121,6 +131,7 @@ class PatchBatches:
         oversample_foreground_percent: share of a batch that must show foreground, rounded as nnU-Net does.
         use_mask_for_norm: per channel; those channels are set to 0 outside of the non-zero mask.
         augmentation: None for validation: same positions' rules, nothing changed.
+        previous_stage_labels: in a cascade, the labels that become input channels; the store reads them.
         seed, stream: key of the random numbers.
         slots: of the global batch, those that this process makes; None for all.
     """
@@ -133,6 +144,7 @@ class PatchBatches:
     oversample_foreground_percent: float = 0.33
     use_mask_for_norm: Sequence[bool] = ()
     augmentation: Augmentation | None = None
+    previous_stage_labels: Sequence[int] = ()
     seed: int = 0
     stream: str = "training"
     slots: range | None = None
@@ -153,8 +165,18 @@ class PatchBatches:
         self._patch = as_patch_3d(self.patch_size)
         self._annotated = None if self.labels.ignore_label is None else annotated_key(self.labels.all_labels)
 
+    @property
+    def finishes_on_device(self) -> bool:
+        """Whether `finish` can run where the training runs; no if a transform is made for CPUs only."""
+        return not ((self.augmentation is not None and self.augmentation.needs_cpu) or self.previous_stage_labels)
+
+    @property
+    def in_this_process(self) -> bool:
+        """Whether workers cannot help, because the cases are on a device."""
+        return self.store.device is not None
+
     def __call__(self, iteration: int) -> SegmentationBatch:
-        """The batch of one iteration, on the CPU.
+        """The batch of one iteration, where the store leaves its voxels: in memory, if it is on no device.
 
         Raises:
             CaseError: a case cannot be read; the message names it.
@@ -185,25 +207,33 @@ class PatchBatches:
             drawn = self.augmentation.draw(generator(self.seed, f"{self.stream}/augmentation", n), shape[0])
         matrix = None if drawn.spatial is None else drawn.spatial.matrix()
         box = source_box(patch.corner, self._patch, shape[1:], matrix)
-        return SampleRecipe(n, case, forced, patch, drawn, box)
+        errors = StageErrors()
+        if self.previous_stage_labels and self.augmentation is not None:
+            rng = generator(self.seed, f"{self.stream}/previous stage", n)
+            errors = draw_stage_errors(rng, len(self.previous_stage_labels))
+        return SampleRecipe(n, case, forced, patch, drawn, box, errors)
 
     def read(self, iteration: int) -> ReadPatches:
         """Read what the recipes of one iteration need, and nothing else."""
         recipes = self.recipes(iteration)
         num_channels = self.store.shape(recipes[0].case_name)[0]
-        data = np.empty((len(recipes), num_channels, *self.patch_size), np.float32)
-        segmentation = np.empty((len(recipes), 1, *self.patch_size), np.int16)
+        device = self.store.device
+        data = torch.empty((len(recipes), num_channels, *self.patch_size), device=device)
+        shape = (len(recipes), 2 if self.previous_stage_labels else 1, *self.patch_size)
+        segmentation = torch.empty(shape, dtype=torch.int16, device=device)
         boxes: dict[int, tuple[Tensor, Tensor]] = {}
         for slot, recipe in enumerate(recipes):
-            lengths = tuple(stop - start for start, stop in recipe.box)
+            lengths = tuple([stop - start for start, stop in recipe.box])
             image, labels = data[slot], segmentation[slot]
             if recipe.augmentation.spatial is not None:
-                image = np.empty((num_channels, *lengths), np.float32)
-                labels = np.empty((1, *lengths), np.int16)
-                boxes[slot] = (torch.from_numpy(image), torch.from_numpy(labels))
-            image, labels = image.reshape(num_channels, *lengths), labels.reshape(1, *lengths)
-            self._read_box(recipe.case_name, recipe.box, image, labels)
-        return ReadPatches(recipes, torch.from_numpy(data), torch.from_numpy(segmentation), boxes)
+                image, labels = data.new_empty((len(image), *lengths)), labels.new_empty((len(labels), *lengths))
+                boxes[slot] = (image, labels)
+            image, labels = image.view(len(image), *lengths), labels.view(len(labels), *lengths)
+            if device is None:
+                self._read_box(recipe.case_name, recipe.box, image.numpy(), labels.numpy())
+            else:
+                self._read_box(recipe.case_name, recipe.box, image, labels)
+        return ReadPatches(recipes, data, segmentation, boxes)
 
     def finish(self, patches: ReadPatches) -> SegmentationBatch:
         """Augment patches that were read, in place, and make their targets; on the device where they are."""
@@ -215,11 +245,15 @@ class PatchBatches:
                 for slot, recipe in enumerate(patches.recipes):
                     self._augment(recipe.augmentation, patches.data[slot], patches.segmentation[slot])
                 self._mask(patches.data, patches.segmentation)
-            target = self._target(patches.segmentation)
-        return SegmentationBatch(patches.data, target, [recipe.case_name for recipe in patches.recipes])
+            data = self._with_previous_stage(patches) if self.previous_stage_labels else patches.data
+            target = self._target(patches.segmentation[:, :1])
+        return SegmentationBatch(data, target, [recipe.case_name for recipe in patches.recipes])
 
-    def _read_box(self, case: str, box: Box, image: np.ndarray, labels: np.ndarray) -> None:
-        """Fill both arrays with the voxels of `box`; 0 and -1 where it lies outside of the image."""
+    def _read_box(self, case: str, box: Box, image: Any, labels: Any) -> None:
+        """Fill both arrays with the voxels of `box`; 0 and -1 where it lies outside of the image.
+
+        They are of the kind that the store reads: numpy arrays, or tensors.
+        """
         shape = self.store.shape(case)
         if shape[0] != len(image):
             raise CaseError(
@@ -230,8 +264,8 @@ class PatchBatches:
         target = tuple(slice(part.start - start, part.stop - start) for part, (start, _) in zip(inside, box))
         data, segmentation = _named(case, lambda: self.store.read(case, inside))
         if image[0][target].shape != image.shape[1:]:
-            image.fill(0)
-            labels.fill(OUTSIDE_LABEL)
+            image[...] = 0
+            labels[...] = OUTSIDE_LABEL
         expected = tuple(part.stop - part.start for part in inside)
         for name, array in (("data", data), ("segmentation", segmentation)):
             if array.shape[1:] != expected:
@@ -253,7 +287,7 @@ class PatchBatches:
 
     def _augment(self, drawn: AugmentationDraw, image: Tensor, labels: Tensor) -> None:
         assert self.augmentation is not None
-        self.augmentation.apply_intensities(image, drawn)
+        self.augmentation.apply_intensities(image, drawn, labels)
         if drawn.mirror_axes:
             axes = [1 + axis for axis in drawn.mirror_axes]
             image.copy_(image.flip(axes))
@@ -265,6 +299,12 @@ class PatchBatches:
             outside = segmentation[:, 0] < 0
             for channel in channels:
                 data[:, channel].masked_fill_(outside, 0)
+
+    def _with_previous_stage(self, patches: ReadPatches) -> Tensor:
+        channels = one_hot(patches.segmentation[:, 1], self.previous_stage_labels, axis=1)
+        for recipe, of_sample in zip(patches.recipes, channels):
+            apply_stage_errors(of_sample, recipe.stage_errors)
+        return torch.cat([patches.data, channels], dim=1)
 
     def _target(self, segmentation: Tensor) -> Tensor:
         segmentation.clamp_(min=0)

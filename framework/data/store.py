@@ -11,8 +11,9 @@ import numpy as np
 
 from framework.data import case_files
 from framework.data.case_files import complete_cases, list_cases, write_case
-from framework.data.class_locations import ClassLocations, compact_class_locations, num_bytes
+from framework.data.class_locations import ClassLocations, LocationIndex, compact_class_locations, num_bytes
 from framework.data.memory import available_memory, free_disk_space, readable_size
+from framework.data.previous_stage import open_prediction
 from framework.errors import CaseError, DatasetError, UnknownNameError
 
 __all__ = ["CaseStore", "complete_cases", "list_cases", "write_case"]
@@ -36,16 +37,27 @@ class CaseStore:
     Call `prepare` before forking, so that they share what is held in memory.
     """
 
-    def __init__(self, folder: Path | str, case_names: Iterable[str] | None = None, mode: Mode = "auto") -> None:
+    device = None
+    """Voxels are read as numpy arrays; `DeviceStore` has tensors."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        case_names: Iterable[str] | None = None,
+        mode: Mode = "auto",
+        previous_stage: Path | None = None,
+    ) -> None:
         """
         Args:
             folder: ``PREPROCESSED/DATASET/DATA_IDENTIFIER``.
             case_names: the cases to use; by default all that are there.
+            previous_stage: in a cascade, the folder of its predictions; they are read with the segmentations.
 
         Raises:
             DatasetError: the folder or cases are missing; with ``auto`` also what `check` raises.
         """
         self.folder = Path(folder)
+        self.previous_stage = previous_stage
         if not self.folder.is_dir():
             raise DatasetError(f"{self.folder} does not exist. Preprocess this configuration first.")
         if mode not in get_args(Mode):
@@ -54,7 +66,8 @@ class CaseStore:
         if not self.case_names:
             raise DatasetError(f"{self.folder} holds no preprocessed case. Preprocess this configuration first.")
         self._headers: dict[str, case_files.CaseHeader] = {}
-        self._in_memory: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._in_memory: dict[str, tuple[Any, Any, Any]] = {}
+        self._index: LocationIndex | None = None
         self._locations: dict[str, ClassLocations] = {}
         self._location_bytes = 0
         # Handles of compressed files must not be shared between threads.
@@ -85,7 +98,9 @@ class CaseStore:
         problems = []
         for case in self.case_names:
             try:
-                self._header(case)
+                shape = self._header(case).shape
+                if self.previous_stage is not None:
+                    open_prediction(self.previous_stage, case, shape[1:])
             except CaseError as error:
                 problems.append(str(error))
         if problems:
@@ -104,12 +119,16 @@ class CaseStore:
     def prepare(self) -> None:
         """Do now what would be done at the first use of each case: unpack or load it and its class locations.
 
-        To be called before workers are forked, which then share the memory.
+        To be called before workers are started, which then share the memory.
         """
+        self.prepare_locations()
         for case in self.case_names:
-            self.class_locations(case)
             if self.mode != "packed":
                 self._arrays(case)
+
+    def prepare_locations(self) -> None:
+        """Gather the class locations of all cases in one file, which all processes share; once for a dataset."""
+        self._index = LocationIndex.of_cases(self.folder, self.case_names, self._read_locations, _MAX_LOCATION_BYTES)
 
     def num_bytes(self) -> int:
         """Size of all cases, unpacked."""
@@ -126,13 +145,13 @@ class CaseStore:
             box: three slices inside of the image; by default everything.
 
         Returns:
-            Image (C, *box) float32 and segmentation (1, *box) int16. They may be read-only views: copy
-            before changing them.
+            Image (C, *box) float32 and segmentation (1, *box) int16, or (2, *box) in a cascade, where that of
+            the previous stage comes second. They may be read-only views: copy before changing them.
 
         Raises:
             CaseError: the files of the case are missing or damaged.
         """
-        data, segmentation = self._arrays(case)
+        data, segmentation, previous = self._arrays(case)
         if box is None:
             index: tuple[Any, ...] = (slice(None),) * 4
         else:
@@ -142,6 +161,8 @@ class CaseStore:
             index = (slice(None), *box)
         try:
             image, labels = data[index], segmentation[index]
+            if previous is not None:
+                labels = np.concatenate([labels, previous[index[1:]][None]], dtype=np.int16)
         except (RuntimeError, OSError) as error:
             raise CaseError(case, f"its files in {self.folder} are damaged: {error}. Preprocess it again.") from error
         return image.astype(np.float32, copy=False), labels.astype(np.int16, copy=False)
@@ -151,15 +172,19 @@ class CaseStore:
         return case_files.read_properties(self.folder, case)
 
     def class_locations(self, case: str) -> ClassLocations:
-        """Foreground key -> (n, 4) voxels [0, x, y, z] of the case; read once and kept."""
+        """Foreground key -> (n, 4) voxels [0, x, y, z] of the case; from the index, or read once and kept."""
+        if self._index is not None and case in self._index:
+            return self._index[case]
         table = self._locations.get(case)
         if table is None:
-            table = compact_class_locations(self.properties(case).get("class_locations", {}))
-            self._locations[case] = table
+            table = self._locations[case] = self._read_locations(case)
             self._location_bytes += num_bytes(table)
             while self._location_bytes > _MAX_LOCATION_BYTES and len(self._locations) > 1:
                 self._location_bytes -= num_bytes(self._locations.pop(next(iter(self._locations))))
         return table
+
+    def _read_locations(self, case: str) -> ClassLocations:
+        return compact_class_locations(self.properties(case).get("class_locations", {}))
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker reads files by itself; sending what is held here would copy it for every worker.
@@ -175,27 +200,35 @@ class CaseStore:
             header = self._headers[case] = case_files.read_header(self.folder, case)
         return header
 
-    def _arrays(self, case: str) -> tuple[Any, Any]:
-        """Two arrays that can be indexed: in memory, mapped, or compressed."""
+    def _arrays(self, case: str) -> tuple[Any, Any, Any]:
+        """Image, segmentation, and that of the previous stage or None, to be indexed: in memory, mapped, or packed."""
         if self.mode == "memory":
             loaded = self._in_memory.get(case)
             if loaded is None:
-                loaded = case_files.load_case(self.folder, case)
-                for array in loaded:
+                data, segmentation = case_files.load_case(self.folder, case)
+                for array in (data, segmentation):
                     array.setflags(write=False)
+                previous = self._previous(case)
+                loaded = (data, segmentation, None if previous is None else previous[...])
                 self._in_memory[case] = loaded
             return loaded
-        opened: dict[str, tuple[Any, Any]] = self._opened.__dict__
-        pair = opened.pop(case, None)
-        if pair is None:
+        opened: dict[str, tuple[Any, Any, Any]] = self._opened.__dict__
+        arrays = opened.pop(case, None)
+        if arrays is None:
             if self.mode == "packed":
                 pair = case_files.open_packed_case(self.folder, case)
             else:
                 pair = case_files.open_unpacked_case(self.folder, case, self.shape(case))
+            arrays = (*pair, self._previous(case))
             if len(opened) >= _MAX_OPEN_CASES:
                 del opened[next(iter(opened))]
-        opened[case] = pair  # last in the order, so the least recently used one is first
-        return pair
+        opened[case] = arrays  # last in the order, so the least recently used one is first
+        return arrays
+
+    def _previous(self, case: str) -> Any:
+        if self.previous_stage is None:
+            return None
+        return open_prediction(self.previous_stage, case, self.shape(case)[1:])
 
     def _decide(self) -> tuple[Mode, str]:
         needed, memory = self.num_bytes(), available_memory()

@@ -10,9 +10,9 @@ import numpy as np
 
 from framework.files import atomic_write
 
-_BACKGROUND = "#101418"
-_TEXT = "#e8eaed"
-_QUIET_TEXT = "#9aa0a6"
+BACKGROUND = "#101418"
+TEXT = "#e8eaed"
+QUIET_TEXT = "#9aa0a6"
 # Easy to tell apart for colour-blind readers too (Okabe and Ito, 2008), brightened for a dark ground.
 _COLOURS = ("#56b4e9", "#f0a030", "#2fd6a0", "#f06ab0", "#f5e663", "#7f8cff", "#ff6f59", "#c0c8d0")
 _PLANES = ("axis X", "axis Y", "axis Z")
@@ -59,7 +59,7 @@ def draw_case(
     header, footer = (0.72 if title else 0.35), 0.5
     width = panel_width * len(overlays) + 0.35
     height = sum(heights) + header + footer + 0.12 * (len(planes) - 1)
-    figure = Figure(figsize=(width, height), dpi=130, facecolor=_BACKGROUND)
+    figure = Figure(figsize=(width, height), dpi=130, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         len(planes),
@@ -72,21 +72,21 @@ def draw_case(
         wspace=0.03,
         hspace=0.05,
     )
-    window = _grey_window(image)
+    window = grey_window(image)
     for row, axis in enumerate(planes):
         for column, (name, labels) in enumerate(overlays):
             axes = figure.add_subplot(grid[row, column])
             _draw_panel(axes, image, labels, axis, slices[axis], spacing, window, label_names)
             if name == "prediction" and reference is not None:
-                _outline(axes, _plane(reference, axis, slices[axis]) > 0)
+                outline(axes, _plane(reference, axis, slices[axis]) > 0)
             if row == 0:
-                axes.set_title(name, color=_TEXT, fontsize=11, pad=5)
+                axes.set_title(name, color=TEXT, fontsize=11, pad=5)
             if column == 0:
-                axes.set_ylabel(f"{_PLANES[axis]}, slice {slices[axis]}", color=_QUIET_TEXT, fontsize=8.5)
+                axes.set_ylabel(f"{_PLANES[axis]}, slice {slices[axis]}", color=QUIET_TEXT, fontsize=8.5)
     if title:
         figure.suptitle(
             title,
-            color=_TEXT,
+            color=TEXT,
             fontsize=12.5,
             fontweight="bold",
             x=0.3 / width,
@@ -94,9 +94,9 @@ def draw_case(
             ha="left",
             va="top",
         )
-    _draw_legend(figure, label_names, has_reference=reference is not None)
+    draw_legend(figure, label_names, has_reference=reference is not None)
     with atomic_write(Path(path)) as temporary:
-        figure.savefig(temporary, format="png", facecolor=_BACKGROUND)
+        figure.savefig(temporary, format="png", facecolor=BACKGROUND)
 
 
 def largest_slice(labels: np.ndarray, axis: int) -> int:
@@ -136,11 +136,11 @@ def _draw_panel(
         shown = _plane(labels, axis, position)
         colours = np.zeros((*shown.shape, 4))
         for label in label_names:
-            colours[shown == label] = (*_rgb(label), _OVERLAY_OPACITY)
+            colours[shown == label] = (*rgb(label), _OVERLAY_OPACITY)
         axes.imshow(colours, aspect=proportion, interpolation="nearest", origin=origin)
         for label in label_names:
-            _outline(axes, shown == label, _rgb(label), 1.4)
-    axes.set_facecolor(_BACKGROUND)
+            outline(axes, shown == label, rgb(label), 1.4)
+    axes.set_facecolor(BACKGROUND)
     axes.autoscale(False)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -148,7 +148,7 @@ def _draw_panel(
         side.set_visible(False)
 
 
-def _outline(axes: Any, mask: np.ndarray, colour: Any = "white", width: float = 0.7) -> None:
+def outline(axes: Any, mask: np.ndarray, colour: Any = "white", width: float = 0.7) -> None:
     """Border of a mask along the edges of its voxels."""
     if not mask.any():
         return
@@ -158,12 +158,12 @@ def _outline(axes: Any, mask: np.ndarray, colour: Any = "white", width: float = 
     axes.contour(columns, rows, fine, levels=[0.5], colors=[colour], linewidths=width)
 
 
-def _draw_legend(figure: Any, label_names: Mapping[int, str], has_reference: bool) -> None:
+def draw_legend(figure: Any, label_names: Mapping[int, str], has_reference: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     entries: list[Any] = [
-        Patch(facecolor=(*_rgb(label), 0.45), edgecolor=_rgb(label), linewidth=1.4, label=name)
+        Patch(facecolor=(*rgb(label), 0.45), edgecolor=rgb(label), linewidth=1.4, label=name)
         for label, name in label_names.items()
     ]
     if has_reference:
@@ -173,7 +173,7 @@ def _draw_legend(figure: Any, label_names: Mapping[int, str], has_reference: boo
         loc="lower center",
         ncol=min(len(entries), 6),
         frameon=False,
-        labelcolor=_TEXT,
+        labelcolor=TEXT,
         fontsize=9.5,
     )
 
@@ -188,14 +188,14 @@ def _extent(shape: Sequence[int], spacing: Sequence[float], axis: int) -> tuple[
     return shape[column_axis] * spacing[column_axis], shape[row_axis] * spacing[row_axis]
 
 
-def _grey_window(image: np.ndarray) -> tuple[float, float]:
+def grey_window(image: np.ndarray) -> tuple[float, float]:
     """Darkest and brightest shown value: the middle 99% of what is not the constant surround."""
     inside = image[image != image.min()]
     low, high = np.percentile(inside if inside.size else image, (0.5, 99.5))
     return float(low), float(max(high, low + 1e-6))
 
 
-def _rgb(label: int) -> tuple[float, float, float]:
+def rgb(label: int) -> tuple[float, float, float]:
     from matplotlib.colors import to_rgb
 
     return to_rgb(_COLOURS[(label - 1) % len(_COLOURS)])

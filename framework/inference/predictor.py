@@ -54,6 +54,12 @@ class Predictor:
         experiment = Experiment.of_run_folder(files[0].parent)
         self.plans = experiment.plans
         self.configuration = experiment.configuration
+        if self.configuration.previous_stage is not None:
+            raise FoldwiseError(
+                f"{folder}: '{self.configuration.name}' is the second stage of a cascade and needs the segmentation of "
+                f"'{self.configuration.previous_stage}' beside each scan, which prediction does not make yet. Predict "
+                "with another configuration; the fold's own validation cases are predicted by fw_train."
+            )
         self.dataset_json = experiment.dataset_json
         self.labels = Labels.from_dataset_json(self.dataset_json, files[0].parent.parent / "dataset.json")
         self.channel_names = read_channel_names(self.dataset_json)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ _NUM_SAMPLES = 100_000_000
 """Foreground voxels that are drawn from all cases together, in equal shares."""
 _SEED = 1234
 _DRAWS_AT_ONCE = 1 << 22
+_WIDEST_TABLE = 1 << 20
 
 _BYTES_PER_VALUE = 32
 """In a worker: a voxel as it is stored and as float32, its label and mask, and sorting it if it is foreground."""
@@ -122,19 +123,42 @@ def sample_foreground(
     random = np.random.RandomState(_SEED)
     samples = []
     for channel in channels:
-        values = channel[foreground].astype(np.float32, copy=False)
-        if len(values):
-            times = np.zeros(len(values), np.int32)
-            for start in range(0, num_samples, _DRAWS_AT_ONCE):
-                # what RandomState.choice draws; in parts it draws the same
-                drawn = random.randint(0, len(values), min(_DRAWS_AT_ONCE, num_samples - start))
-                times += np.bincount(drawn, minlength=len(values)).astype(np.int32)
-            distinct, inverse = np.unique(values, return_inverse=True)
-            counts = np.bincount(inverse, times, len(distinct))
-            samples.append((distinct[counts > 0], counts[counts > 0].astype(np.int64)))
+        values = channel[foreground]
+        if not len(values):
+            samples.append((values.astype(np.float32), np.zeros(0, np.int64)))
+        elif np.issubdtype(values.dtype, np.integer) and int(values.max()) - int(values.min()) < _WIDEST_TABLE:
+            samples.append(_draw_integers(random, values, num_samples))
         else:
-            samples.append((values, np.zeros(0, np.int64)))
+            samples.append(_draw(random, values.astype(np.float32, copy=False), num_samples))
     return samples
+
+
+def _draw_integers(
+    random: np.random.RandomState, values: np.ndarray, num_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values drawn, as float32, and how often each was; by a table over all values that may occur."""
+    lowest = int(values.min())
+    table = np.zeros(int(values.max()) - lowest + 1, np.int64)
+    for drawn in _draws(random, len(values), num_samples, _DRAWS_AT_ONCE):
+        table += np.bincount(values[drawn].astype(np.int64) - lowest, minlength=len(table))
+    present = np.flatnonzero(table)
+    return (present + lowest).astype(np.float32), table[present]
+
+
+def _draw(random: np.random.RandomState, values: np.ndarray, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `_draw_integers`, for any values."""
+    times = np.zeros(len(values), np.int32)
+    for drawn in _draws(random, len(values), num_samples, max(_DRAWS_AT_ONCE, len(values))):
+        times += np.bincount(drawn, minlength=len(values)).astype(np.int32)
+    distinct, inverse = np.unique(values, return_inverse=True)
+    counts = np.bincount(inverse, times, len(distinct))
+    return distinct[counts > 0], counts[counts > 0].astype(np.int64)
+
+
+def _draws(random: np.random.RandomState, length: int, number: int, at_once: int) -> Iterator[np.ndarray]:
+    """What RandomState.choice would draw from `length` things; in parts it is the same."""
+    for start in range(0, number, at_once):
+        yield random.randint(0, length, min(at_once, number - start))
 
 
 def _statistics(samples: list[tuple[np.ndarray, np.ndarray]], raw_dataset: RawDataset) -> dict[str, float]:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
 
+from framework.augmentation.filters import GaussianBlur, MedianFilter, Sharpening, blur_kernel, median_by_sorting
 from framework.augmentation.geometry import PatchGeometry
 from framework.augmentation.intensity import (
     Brightness,
+    BrightnessShift,
     Contrast,
     Gamma,
-    GaussianBlur,
     GaussianNoise,
-    IntensityTransform,
     InvertedGamma,
     LowResolution,
-    Uniforms,
-    blur_kernel,
+    UnclippedContrast,
 )
+from framework.augmentation.local import BlankRectangles, BrightnessGradient, LocalGamma, hill
+from framework.augmentation.transform import IntensityTransform, Uniforms
 
 
 def picture(*shape: int) -> torch.Tensor:
@@ -140,6 +143,11 @@ def test_noise_has_the_drawn_deviation_and_is_the_samples_own() -> None:
         (Contrast(), {"factors": (1.2,)}),
         (GaussianBlur(), {"sigmas": ((1.0, 0.5, 0.7),)}),
         (LowResolution(), {"zooms": ((0.6, 0.6, 0.6),)}),
+        (UnclippedContrast(), {"factors": (2.0,)}),
+        (MedianFilter(), {"sizes": (4,)}),
+        (Sharpening(), {"strengths": (1.0,)}),
+        (BlankRectangles(), {"boxes": ((((1, 4), (2, 3), (0, 8)),),)}),
+        (LocalGamma(), {"channels": ({"centre": (3, 3, 3), "width": (2, 2, 2), "exponent": 2.0},)}),
     ],
 )
 def test_a_constant_image_stays_as_it_is(transform: IntensityTransform, drawn: dict[str, Any], value: float) -> None:
@@ -147,15 +155,27 @@ def test_a_constant_image_stays_as_it_is(transform: IntensityTransform, drawn: d
     np.testing.assert_allclose(applied(transform, image, **drawn), image, atol=1e-6)
 
 
-def test_one_draw_takes_equally_many_numbers_whether_or_not_it_is_used() -> None:
+ALL = (
+    GaussianNoise, GaussianBlur, Brightness, BrightnessShift, Contrast, UnclippedContrast, LowResolution, Gamma,
+    InvertedGamma, MedianFilter, Sharpening, BlankRectangles, BrightnessGradient, LocalGamma,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_one_draw_takes_equally_many_numbers_whether_or_not_it_is_used(kind: Any) -> None:
     geometry = PatchGeometry.from_patch_size((16, 16, 16))
-    for kind in (GaussianNoise, GaussianBlur, Brightness, Contrast, LowResolution, Gamma):
-        after = []
-        for probability in (0.0, 1.0):
-            uniforms = Uniforms(np.random.default_rng(1))
-            kind(probability=probability).draw(uniforms, 3, geometry)
-            after.append(uniforms.next())
-        assert after[0] == after[1]
+    after = []
+    for probability in (0.0, 1.0):
+        uniforms = Uniforms(np.random.default_rng(1))
+        kind(probability=probability).draw(uniforms, 3, geometry)
+        after.append(uniforms.next())
+    assert after[0] == after[1]
+
+
+def test_every_transform_of_a_plan_is_tested_here() -> None:
+    from framework.augmentation.block import SPATIAL_TRANSFORMS, TRANSFORMS
+
+    assert {TRANSFORMS[name] for name in TRANSFORMS if name not in SPATIAL_TRANSFORMS} == set(ALL)
 
 
 def test_numbers_around_one_lie_below_and_above_equally_often() -> None:
@@ -168,3 +188,140 @@ def test_numbers_around_one_lie_below_and_above_equally_often() -> None:
     assert abs(values[values > 1].mean() - 1.25) < 0.008
     assert all(1.2 <= uniforms.around_one((1.2, 1.4)) <= 1.4 for _ in range(100))
     assert all(0.5 <= uniforms.around_one((0.5, 0.8)) <= 1 for _ in range(100))
+
+
+def test_integers_normal_numbers_and_logarithms_have_their_distributions() -> None:
+    uniforms = Uniforms(np.random.default_rng(4))
+    counts = np.bincount([uniforms.integer(2, 7) for _ in range(12_000)], minlength=9)
+    assert counts[:2].sum() == counts[8] == 0
+    assert stats.chisquare(counts[2:8]).pvalue > 0.001
+    assert stats.kstest([uniforms.normal() for _ in range(5000)], "norm").pvalue > 0.001
+    logarithms = np.log([uniforms.between_logarithms((2.0, 32.0)) for _ in range(5000)])
+    assert stats.kstest(logarithms, "uniform", (np.log(2), np.log(16))).pvalue > 0.001
+
+
+def test_brightness_shift_adds_one_number_to_a_channel() -> None:
+    image = picture(2, 4, 5, 6)
+    got = applied(BrightnessShift(), image, shifts=(None, -0.75))
+    np.testing.assert_array_equal(got[0], image[0])
+    np.testing.assert_allclose(got[1], image[1] - 0.75, rtol=1e-6)
+
+
+def test_unclipped_contrast_leaves_the_old_range_and_keeps_the_mean() -> None:
+    image = picture(2, 8, 8, 8)
+    got = applied(UnclippedContrast(), image, factors=(None, 2.0))
+    x = image[1].numpy().astype(float)
+    np.testing.assert_array_equal(got[0], image[0])
+    np.testing.assert_allclose(got[1], (x - x.mean()) * 2 + x.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 7, 5), (2, 9, 8), (2, 1, 6, 6)])
+@pytest.mark.parametrize("size", [2, 3, 4, 7])
+def test_median_is_the_middle_of_the_sorted_cube_with_mirrored_borders(shape: tuple[int, ...], size: int) -> None:
+    image = picture(*shape)
+    got = applied(MedianFilter(), image, sizes=(None, size))
+    before, after = size // 2, size - size // 2 - 1
+    x = image[1].numpy()
+    padded = np.pad(x, (before, after), mode="symmetric")
+    cubes = np.lib.stride_tricks.sliding_window_view(padded, (size,) * x.ndim).reshape(*x.shape, -1)
+    expected = np.sort(cubes, axis=-1)[..., size**x.ndim // 2]
+    np.testing.assert_array_equal(got[1], expected)
+    np.testing.assert_array_equal(got[0], image[0])
+    np.testing.assert_array_equal(median_by_sorting(image[1], size), expected)
+
+
+def test_median_on_other_devices_does_not_depend_on_how_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    from framework.augmentation import filters
+
+    image = picture(9, 6, 7)
+    whole = median_by_sorting(image, 3)
+    monkeypatch.setattr(filters, "_SORTED_AT_ONCE", 2 * 27 * 42)
+    assert torch.equal(median_by_sorting(image, 3), whole)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 7, 5), (2, 9, 8), (2, 1, 6, 6)])
+def test_sharpening_subtracts_scipys_laplacian(shape: tuple[int, ...]) -> None:
+    image = picture(*shape)
+    got = applied(Sharpening(), image, strengths=(0.4, None))
+    x = image[0].numpy().astype(float)
+    np.testing.assert_allclose(got[0], x - 0.4 * ndimage.laplace(x, mode="nearest"), atol=1e-5)
+    np.testing.assert_array_equal(got[1], image[1])
+
+
+def test_blank_rectangles_hold_the_mean_of_what_they_cover_one_after_the_other() -> None:
+    image = picture(2, 8, 9)
+    boxes = (((1, 4), (2, 7)), ((3, 8), (5, 9)))
+    got = applied(BlankRectangles(), image, boxes=(boxes, None))
+    expected = image[0].numpy().astype(float).copy()
+    expected[1:4, 2:7] = expected[1:4, 2:7].mean()
+    expected[3:8, 5:9] = expected[3:8, 5:9].mean()  # averages over a corner of the first
+    np.testing.assert_allclose(got[0], expected, atol=1e-6)
+    np.testing.assert_array_equal(got[1], image[1])
+
+
+def test_a_third_of_an_edge_is_nnunets_whatever_its_length() -> None:
+    geometry = PatchGeometry.from_patch_size((96, 97))
+    uniforms = Uniforms(np.random.default_rng(0))
+    edges: list[set[int]] = [set(), set()]
+    for _ in range(600):
+        drawn = BlankRectangles(probability=1, probability_per_channel=1).draw(uniforms, 1, geometry)
+        assert drawn is not None
+        for box in drawn["boxes"][0]:
+            for axis, (start, stop) in enumerate(box):
+                edges[axis].add(stop - start)
+    # randint(96 // 10, 96 // 3), the upper end excluded; the same for 97.
+    assert edges == [set(range(9, 32)), set(range(9, 32))]
+
+
+def gaussian_hill(shape: tuple[int, ...], centre: tuple[float, ...], width: tuple[float, ...]) -> np.ndarray:
+    """Mass of a normal distribution in every voxel, from 0 at the lowest to 1 at the highest."""
+    mass = np.ones(())
+    for length, mean, deviation in zip(shape, centre, width):
+        distribution = stats.norm(mean, deviation)
+        mass = mass[..., None] * [distribution.cdf(i + 0.5) - distribution.cdf(i - 0.5) for i in range(length)]
+    return (mass - mass.min()) / (mass.max() - mass.min())
+
+
+PLACES = [((7, 9, 6), (-2.5, 4.0, 8.0), (3.0, 1.5, 6.0)), ((12, 10), (5.5, 14.0), (2.0, 10.0))]
+
+
+@pytest.mark.parametrize(("shape", "centre", "width"), PLACES)
+def test_brightness_gradient_and_local_gamma_equal_their_formulas(
+    shape: tuple[int, ...], centre: tuple[float, ...], width: tuple[float, ...]
+) -> None:
+    image = picture(2, *shape)
+    x = image[1].numpy().astype(float)
+    share = gaussian_hill(shape, centre, width)
+    place = {"centre": centre, "width": width}
+    got = applied(BrightnessGradient(), image, channels=(None, {**place, "strength": -3.0}))
+    np.testing.assert_allclose(got[1], x - 3 * share, atol=1e-5)
+    np.testing.assert_array_equal(got[0], image[0])
+    for exponent in (0.03, 2.5):
+        got = applied(LocalGamma(), image, channels=(None, {**place, "exponent": exponent}))
+        unit = (x - x.min()) / (x.max() - x.min())
+        expected = (unit * (1 - share) + unit**exponent * share) * (x.max() - x.min()) + x.min()
+        np.testing.assert_allclose(got[1], expected, atol=2e-5)
+        np.testing.assert_array_equal(got[0], image[0])
+
+
+def test_a_hill_far_away_is_as_exact_on_either_side() -> None:
+    # Nine to three widths off: the mass of the last voxel is 1e-19 of the whole, beyond what 1 - x can hold.
+    below, above = (hill((16,), (centre,), (8 / 3,), torch.device("cpu")).numpy() for centre in (-9.0, 24.0))
+    np.testing.assert_array_equal(above, below[::-1])
+    mass = [
+        math.erfc((i - 0.5 + 9) / (8 / 3) / 2**0.5) - math.erfc((i + 0.5 + 9) / (8 / 3) / 2**0.5) for i in range(16)
+    ]
+    np.testing.assert_allclose(below, (np.array(mass) - mass[-1]) / (mass[0] - mass[-1]), rtol=1e-5, atol=1e-30)
+
+
+GOLDEN = json.loads((Path(__file__).parent / "golden/augmentation.json").read_text())
+
+
+@pytest.mark.parametrize("number", range(len(GOLDEN["cases"])))
+def test_given_the_same_numbers_the_result_is_that_of_nnunet(number: int) -> None:
+    from framework.augmentation.block import TRANSFORMS
+
+    case = GOLDEN["cases"][number]
+    image = torch.tensor(GOLDEN["images"][case["image"]])
+    TRANSFORMS[case["transform"]]().apply(image, case["drawn"], 0)
+    np.testing.assert_allclose(image, case["result"], atol=1e-4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +20,13 @@ from framework.augmentation.spatial import (
 )
 
 DRAWS_3D = [
-    SpatialDraw((20.0, -13.0, 29.0), 1.0),
-    SpatialDraw((-30.0, 30.0, -30.0), 1.4),
-    SpatialDraw((0.0, 0.0, 0.0), 0.71),
-    SpatialDraw((0.0, 0.0, 0.0), 1.37),
-    SpatialDraw((5.0, 0.0, 0.0), 0.7),
+    SpatialDraw((20.0, -13.0, 29.0), (1.0,) * 3),
+    SpatialDraw((-30.0, 30.0, -30.0), (1.4,) * 3),
+    SpatialDraw((0.0, 0.0, 0.0), (0.71,) * 3),
+    SpatialDraw((0.0, 0.0, 0.0), (1.37,) * 3),
+    SpatialDraw((5.0, 0.0, 0.0), (0.7,) * 3),
 ]
-DRAWS_2D = [SpatialDraw((133.0,), 1.0), SpatialDraw((-14.0,), 0.75), SpatialDraw((0.0,), 1.4)]
+DRAWS_2D = [SpatialDraw((133.0,), (1.0,) * 2), SpatialDraw((-14.0,), (0.75,) * 2), SpatialDraw((0.0,), (1.4,) * 2)]
 
 
 def read(image: np.ndarray, box: tuple[tuple[int, int], ...], outside: float) -> np.ndarray:
@@ -134,7 +136,7 @@ def test_a_tie_between_two_labels_goes_to_the_nearest_voxel() -> None:
 def test_rotation_by_a_right_angle_moves_voxels_without_interpolation() -> None:
     image = torch.arange(25.0).view(1, 5, 5)
     labels = image.to(torch.int16)
-    matrix = SpatialDraw((90.0,), 1.0).matrix()
+    matrix = SpatialDraw((90.0,), (1.0,) * 2).matrix()
     image_out, labels_out = torch.empty((1, 5, 5)), torch.empty((1, 5, 5), dtype=torch.int16)
     origin = origin_in_box((0, 0, 0), (1, 5, 5), ((0, 1), (0, 5), (0, 5)), matrix)
     resample_image(image, matrix, origin, image_out)
@@ -150,7 +152,7 @@ def test_matrix_is_the_product_of_rotations_about_the_three_axes() -> None:
 
     angles = (20.0, -13.0, 29.0)
     expected = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * 1.3
-    np.testing.assert_allclose(SpatialDraw(angles, 1.3).matrix(), expected, atol=1e-12)
+    np.testing.assert_allclose(SpatialDraw(angles, (1.3,) * 3).matrix(), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("draw", [*DRAWS_3D, *DRAWS_2D])
@@ -172,7 +174,7 @@ def test_plain_patch_is_read_exactly() -> None:
 
 @pytest.mark.parametrize("size", [2, 3, 9])
 def test_cells_of_equal_labels_are_found_in_2d_and_3d(size: int) -> None:
-    from framework.augmentation.spatial import _MIXED, _uniform_cells
+    from framework.augmentation.label_resampling import _MIXED, _uniform_cells
 
     for num_axes in (2, 3):
         labels = np.random.default_rng(size).integers(0, 2, (3, *[size] * num_axes)).astype(np.int16)
@@ -186,10 +188,10 @@ def test_cells_of_equal_labels_are_found_in_2d_and_3d(size: int) -> None:
 def test_result_does_not_depend_on_how_the_patch_is_cut_into_slabs(
     scene: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from framework.augmentation import spatial
+    from framework.augmentation import grid
 
     whole = resample(*scene, DRAWS_3D[1], (4, 6, 5), (13, 18, 16))
-    monkeypatch.setattr(spatial, "_SLAB_VOXELS", 700)
+    monkeypatch.setattr(grid, "SLAB_VOXELS", 700)
     in_slabs = resample(*scene, DRAWS_3D[1], (4, 6, 5), (13, 18, 16))
     assert all(np.array_equal(a, b) for a, b in zip(whole, in_slabs))
 
@@ -197,7 +199,7 @@ def test_result_does_not_depend_on_how_the_patch_is_cut_into_slabs(
 def test_scaling_by_one_half_of_a_constant_image_stays_constant_up_to_its_border() -> None:
     image = torch.full((1, 8, 8, 8), 3.0)
     output = torch.empty((1, 8, 8, 8))
-    draw = SpatialDraw((0.0, 0.0, 0.0), 0.5)
+    draw = SpatialDraw((0.0, 0.0, 0.0), (0.5,) * 3)
     origin = origin_in_box((0, 0, 0), (8, 8, 8), ((0, 8),) * 3, draw.matrix())
     resample_image(image, draw.matrix(), origin, output)
     assert math.isclose(output.min().item(), 3.0, rel_tol=1e-6)
@@ -205,7 +207,7 @@ def test_scaling_by_one_half_of_a_constant_image_stays_constant_up_to_its_border
 
 
 def test_grid_sample_used_on_other_devices_gives_the_same_image(scene: tuple[np.ndarray, np.ndarray]) -> None:
-    from framework.augmentation.spatial import _grid_sample, _interpolate
+    from framework.augmentation.resampling import _grid_sample, _interpolate
 
     image = torch.from_numpy(scene[0])[None]
     matrix = DRAWS_3D[1].matrix()
@@ -213,3 +215,104 @@ def test_grid_sample_used_on_other_devices_gives_the_same_image(scene: tuple[np.
     _interpolate(image, matrix, np.array([3.0, 8.0, 7.0]), first)
     _grid_sample(image, matrix, np.array([3.0, 8.0, 7.0]), second)
     np.testing.assert_allclose(first, second, atol=3e-5)
+
+
+def test_scaling_each_axis_by_its_own_factor_comes_before_the_rotation(scene: tuple[np.ndarray, np.ndarray]) -> None:
+    check(scene, SpatialDraw((20.0, -13.0, 29.0), (0.8, 1.3, 1.1)), (4, 6, 5), (13, 18, 16))
+    check(scene, SpatialDraw((33.0,), (1.4, 0.7)), (4, 6, 5), (5, 14, 15))
+    rotation = SpatialDraw((33.0,), (1.0, 1.0)).matrix()
+    np.testing.assert_allclose(SpatialDraw((33.0,), (1.4, 0.7)).matrix(), rotation @ np.diag([1.4, 0.7]))
+
+
+TURNS = [
+    ((times, *plane), order)
+    for plane in ((0, 1), (0, 2), (1, 2))
+    for times, order in ((1, ()), (2, (2, 0, 1)), (3, (1, 0, 2)))
+]
+
+
+@pytest.mark.parametrize(("turn", "order"), [*TURNS, (None, (2, 1, 0)), (None, (1, 2, 0))])
+@pytest.mark.parametrize("corner", [(4, 6, 5), (-3, -2, 0), (15, 20, 12)])
+def test_turns_and_exchanged_axes_move_voxels_exactly_as_torch_does(
+    scene: tuple[np.ndarray, np.ndarray], turn: tuple[int, int, int] | None, order: tuple[int, ...], corner: tuple
+) -> None:
+    draw = SpatialDraw((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), turn, order)
+    box = tuple((start, start + 9) for start in corner)
+    for array, outside, got in zip(scene, (0, -1), resample(*scene, draw, corner, (9, 9, 9))):
+        expected = torch.from_numpy(read(array, box, outside))
+        if turn is not None:
+            expected = torch.rot90(expected, turn[0], turn[1:])
+        expected = expected.permute(order) if order else expected
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_turns_of_thick_slices_stay_within_them(scene: tuple[np.ndarray, np.ndarray]) -> None:
+    draw = SpatialDraw((0.0,), (1.0, 1.0), (1, 0, 1), (1, 0))
+    box = ((4, 9), (6, 16), (5, 15))
+    for array, got in zip(scene, resample(*scene, draw, (4, 6, 5), (5, 10, 10))):
+        expected = torch.rot90(torch.from_numpy(read(array, box, 0)), 1, (1, 2)).permute(0, 2, 1)
+        np.testing.assert_array_equal(got, expected)
+
+
+GOLDEN = json.loads((Path(__file__).parent / "golden/augmentation.json").read_text())["spatial"]
+
+
+@pytest.mark.parametrize("number", range(len(GOLDEN)))
+def test_rotation_scaling_turn_and_exchange_together_equal_nnunets(number: int) -> None:
+    case = GOLDEN[number]
+    image, labels = np.array(case["image"], np.float32)[0], np.array(case["labels"], np.int16)[0]
+    patch = tuple(case["patch"])
+    if image.ndim == 2:
+        image, labels, patch = image[None], labels[None], (1, *patch)
+    # nnU-Net places the patch at the centre of what it has read.
+    corner = tuple((n - size) / 2 for n, size in zip(image.shape, patch))
+    draw = SpatialDraw(
+        tuple(case["angles"]),
+        tuple(case["scales"]),
+        tuple(case["quarter_turns"]) if case["quarter_turns"] else None,
+        tuple(case["axis_order"]),
+    )
+    matrix = draw.matrix()
+    # A rim of what lies outside, as a reader adds it.
+    pad = [(4, 4) if axis >= 3 - len(matrix) else (0, 0) for axis in range(3)]
+    image, labels = np.pad(image, pad), np.pad(labels, pad, constant_values=-1)
+    box = tuple((-low, n - low) for n, (low, _) in zip(image.shape, pad))
+    origin = origin_in_box(corner, patch, box, matrix)
+    image_out, labels_out = torch.empty(patch), torch.empty(patch, dtype=torch.int16)
+    fold = (-1, *patch[3 - len(matrix) :])
+    joined = (-1, *image.shape[3 - len(matrix) :])
+    resample_image(torch.from_numpy(image).reshape(joined), matrix, origin, image_out.view(fold))
+    resample_labels(torch.from_numpy(labels).reshape(joined), matrix, origin, labels_out.view(fold))
+    np.testing.assert_allclose(image_out.squeeze(), np.squeeze(case["image_result"]), atol=1e-4)
+    np.testing.assert_array_equal(labels_out.squeeze(), np.squeeze(case["labels_result"]))
+
+
+@pytest.mark.parametrize("draw", [*DRAWS_3D, SpatialDraw((20.0, 0.0, 0.0), (0.7, 1.2, 1.0), (1, 0, 2), (2, 0, 1))])
+@pytest.mark.parametrize("corner", [(4, 6, 5), (-3, -2, 0), (15, 20, 12)])
+def test_labels_made_without_waiting_are_those_made_on_a_cpu(
+    scene: tuple[np.ndarray, np.ndarray], draw: SpatialDraw, corner: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from framework.augmentation import label_resampling
+
+    monkeypatch.setattr(label_resampling, "_DENSE_VOXELS", 600)
+    labels = scene[1]
+    patch, matrix = (14, 14, 14), draw.matrix()
+    box = source_box(corner, patch, labels.shape, matrix)
+    origin = origin_in_box(corner, patch, box, matrix)
+    voxels = torch.from_numpy(read(labels, box, -1))[None]
+    sparse, dense = (torch.empty((1, *patch), dtype=torch.int16) for _ in range(2))
+    resample_labels(voxels, matrix, origin, sparse)
+    label_resampling.resample_everywhere(voxels, matrix, origin, dense)
+    assert torch.equal(sparse, dense)
+    assert len(sparse.unique()) > 2
+
+
+def test_labels_of_slices_made_without_waiting_are_those_made_on_a_cpu(scene: tuple[np.ndarray, np.ndarray]) -> None:
+    from framework.augmentation.label_resampling import resample_everywhere
+
+    voxels = torch.from_numpy(scene[1])
+    for draw in DRAWS_2D:
+        sparse, dense = (torch.empty((22, 18, 16), dtype=torch.int16) for _ in range(2))
+        resample_labels(voxels, draw.matrix(), np.array([9.0, 8.0]), sparse)
+        resample_everywhere(voxels, draw.matrix(), np.array([9.0, 8.0]), dense)
+        assert torch.equal(sparse, dense)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from framework.base_trainer import BaseTrainer
-from framework.errors import HookError
+from framework.errors import CaseError, HookError
 from framework.hook import POINTS, Hook
 from tests.framework.toy_trainer import ToyTrainer, make_ragged_batch, toy_settings
 
@@ -384,6 +385,55 @@ def test_a_plain_iterable_is_skipped_to_the_place_where_the_run_stopped(tmp_path
     whole.run_training()
     OverAList(settings, run_folder=tmp_path / "parts", device="cpu", hooks=[StopAt(5)]).run_training()
     resumed = OverAList(settings, run_folder=tmp_path / "parts", device="cpu")
+    resumed.resume()
+    resumed.run_training()
+    assert_equal_runs(whole, resumed)
+
+
+class FailsOnce(ToyTrainer):
+    """Its batch number 5 cannot be made."""
+
+    def build_batches(self) -> tuple[Any, Any]:
+        return make_failing_batch, make_ragged_batch
+
+
+def make_failing_batch(number: int) -> dict[str, Any]:
+    if number == 5:
+        raise CaseError("heart_007", "the file is truncated")
+    return make_ragged_batch(number)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_case_that_breaks_in_the_middle_ends_the_run_with_a_checkpoint(tmp_path: Path, accumulation: int):
+    settings = toy_settings(num_epochs=4, gradient_accumulation=accumulation, checkpoint_every_epochs=100)
+    trainer = FailsOnce(settings, run_folder=tmp_path / "parts", device="cpu")
+    with pytest.raises(CaseError, match="heart_007"):
+        trainer.run_training()
+    latest = tmp_path / "parts" / "checkpoint_latest.pth"
+    if accumulation == 2:
+        return  # batch 5 is the second half of an update: half of its gradients are in no checkpoint
+    assert latest.exists()
+    whole = ToyTrainer(settings, run_folder=tmp_path / "whole", device="cpu")
+    whole.run_training()
+    resumed = ToyTrainer(settings, run_folder=tmp_path / "parts", device="cpu")
+    assert resumed.resume()
+    assert resumed.global_step == 5
+    resumed.run_training()
+    assert_equal_runs(whole, resumed)
+
+
+def test_preparing_one_batch_ahead_changes_nothing_not_even_a_resume(tmp_path: Path):
+    """As on a GPU: a thread makes the next batch, which a run that is stopped has not used."""
+
+    def one_ahead(folder: str, hooks: list[Hook]) -> ToyTrainer:
+        trainer = ToyTrainer(toy_settings(num_epochs=3), run_folder=tmp_path / folder, device="cpu", hooks=hooks)
+        trainer.execution = dataclasses.replace(trainer.execution, finish_on_device=True)
+        return trainer
+
+    whole = ToyTrainer(toy_settings(num_epochs=3), run_folder=tmp_path / "whole", device="cpu")
+    whole.run_training()
+    one_ahead("parts", [StopAt(5)]).run_training()
+    resumed = one_ahead("parts", [])
     resumed.resume()
     resumed.run_training()
     assert_equal_runs(whole, resumed)

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from framework.batch_loader import BatchLoader, IterableBatches
+from framework.data.store import CaseStore
 from framework.errors import CaseError, FoldwiseError
+from tests.framework.test_patch_batches import equal, make_batches, make_store
+from tests.framework.test_store import arrays, properties, write_case
 
 
 def make(number: int) -> dict:
@@ -30,7 +38,7 @@ def deadly(number: int) -> int:
     return number
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_come_in_order_whatever_the_number_of_workers(workers: int):
     loader = BatchLoader(make, num_workers=workers)
     assert [int(next(loader)["x"][0]) for _ in range(7)] == list(range(7))
@@ -78,6 +86,29 @@ def test_a_killed_worker_is_reported_with_the_likely_cause():
     loader.close()
 
 
+def test_a_worker_that_dies_raises_nothing_while_the_loop_does_other_things():
+    loader = BatchLoader(make, num_workers=2)
+    pid = next(loader)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    # torch would raise here, in the midst of an update or of a checkpoint.
+    for _ in range(20):
+        time.sleep(0.01)
+    with pytest.raises(FoldwiseError, match="ended by the system when batch 1 was due"):
+        next(loader)
+    loader.close()
+
+
+def test_a_program_ends_though_it_did_not_close_its_loader():
+    code = (
+        "from tests.framework.test_batch_loader import *; "
+        "loader = BatchLoader(make, num_workers=2); next(loader); 1 / 0"
+    )
+    root = Path(__file__).resolve().parents[2]
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+
+
 def test_workers_ignore_the_signals_that_stop_a_run():
     loader = BatchLoader(make, num_workers=1)
     pid = next(loader)["pid"]
@@ -87,10 +118,43 @@ def test_workers_ignore_the_signals_that_stop_a_run():
     loader.close()
 
 
+def test_spawned_workers_make_the_same_batches_without_reading_pickles(tmp_path: Path):
+    for seed, case in enumerate("ab"):
+        data, segmentation = arrays(seed, (2, 16, 20, 18))
+        write_case(tmp_path, case, data, segmentation, properties(segmentation), (12, 14, 10))
+    store = CaseStore(tmp_path, mode="packed")
+    store.check()
+    store.prepare()
+    maker = make_batches(store)
+    for path in tmp_path.glob("*.pkl"):
+        path.unlink()
+    loader = BatchLoader(maker, num_workers=1, start_method="spawn")
+    for number in range(3):
+        assert equal(next(loader), maker(number))
+    loader.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is told by /proc")
+def test_memory_stays_flat_over_many_batches():
+    maker = make_batches(make_store((24, 26, 28)))  # 0.3 MB a batch
+    loader = BatchLoader(maker, num_workers=2)
+    sizes = []
+    for number in range(400):
+        next(loader)
+        if number in (100, 399):
+            processes = [os.getpid(), *(worker.pid for worker in loader._iterator._workers)]
+            rollups = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in processes]
+            sizes.append(sum(int(re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)[1]) for text in rollups))
+    loader.close()
+    assert sizes[1] - sizes[0] < 16_000  # kB; keeping every batch would take 90 MB
+
+
 def test_an_iterable_starts_over_and_can_be_skipped_through():
     batches = IterableBatches([10, 11, 12])
     assert [next(batches) for _ in range(5)] == [10, 11, 12, 10, 11]
     batches.seek(2)
     assert next(batches) == 12
+    batches.close()
+    assert next(batches) == 10
     with pytest.raises(FoldwiseError, match="yields nothing"):
         next(IterableBatches([]))

@@ -24,6 +24,7 @@ class MemoryStore:
 
     def __init__(self, cases: dict[str, tuple[np.ndarray, np.ndarray]], keys: tuple[LabelKey, ...] = (1, 2)) -> None:
         self.cases, self.keys = cases, keys
+        self.device: torch.device | None = None
         self.boxes: list[tuple[slice, ...]] = []
 
     def shape(self, case: str) -> tuple[int, ...]:
@@ -59,11 +60,11 @@ def make_store(shape: tuple[int, ...] = (20, 24, 22), channels: int = 2, count: 
 
 
 def make_batches(
-    store: MemoryStore, patch: tuple[int, ...] = (12, 14, 10), preset: Any = "default", **changes: Any
+    store: Any, patch: tuple[int, ...] = (12, 14, 10), preset: Any = "default", **changes: Any
 ) -> PatchBatches:
     arguments: dict[str, Any] = {
         "store": store,
-        "case_names": list(store.cases),
+        "case_names": list(getattr(store, "cases", None) or store.case_names),
         "labels": Labels.from_dataset_json({"labels": TWO_LABELS}),
         "patch_size": patch,
         "batch_size": 4,

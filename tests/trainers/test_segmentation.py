@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -90,6 +91,34 @@ def test_a_resumed_fold_equals_an_uninterrupted_one_bitwise(folder: Path, step: 
     assert str(momentum) == str(momentum_again)
     for column in ("train_loss", "val_loss", "ema_fg_dice", "dice_per_class_or_region", "lr"):
         assert np.array_equal(whole.history[column], resumed.history[column], equal_nan=True)
+
+
+def test_cases_held_on_the_device_train_the_same_weights_bitwise(folder: Path):
+    """On a CPU, which plays the device: patches are cut and finished there, one batch ahead."""
+    changes = {"training.final_validation": False}
+    usual = tiny(overrides=changes)
+    usual.run_training()
+    on_device = tiny(overrides=changes | {"training.store": "device"})
+    on_device.execution = dataclasses.replace(on_device.execution, finish_on_device=True)
+    messages: list[str] = []
+    on_device.report = messages.append
+    on_device.run_training()
+    assert any("6 cases are held on cpu" in message for message in messages)
+    ours, expected = on_device.network.state_dict(), usual.network.state_dict()
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    assert on_device.history["ema_fg_dice"] == usual.history["ema_fg_dice"]
+
+
+def test_cases_that_do_not_fit_on_the_device_are_read_as_usual(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("trainers.segmentation.free_memory", lambda device: 1000)
+    trainer = tiny(overrides={"training.final_validation": False, "training.store": "device"})
+    messages: list[str] = []
+    trainer.report = messages.append
+    trainer.run_training()
+    assert any(
+        "cpu has 1000 bytes free, of which cases may take 50%; they are read as with 'auto'" in m for m in messages
+    )
+    assert len(trainer.history) == 2
 
 
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(folder: Path):

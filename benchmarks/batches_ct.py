@@ -1,0 +1,10 @@
+"""Training batches of simulated CT patches (96x160x160, batch 2, 5 labels, full recipe), one process (batches/s)."""
+
+from __future__ import annotations
+
+from benchmarks.batches import compare
+from benchmarks.runner import Result
+
+
+def run(repeat: int) -> Result:
+    return compare(repeat, "ct")
