@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 MAX_BLOCK_BYTES = 128 * 1024  # fits into the second-level cache of a core
 MAX_CHUNK_BYTES = 6 * 1024**2  # fits into the share that a core has of the third-level cache
+_NUM_THREADS = "BLOSC_NTHREADS"  # asked for by blosc at every call
 _CHUNK_TO_PATCH = 1.5  # longest useful chunk, in patches
 _COMPRESSION_LEVEL = {"f": 1, "i": 5}
 """By kind of number. On images higher ones save 4 to 9 % at three times the time, and unpack no faster."""
@@ -76,11 +78,12 @@ def packed(array: np.ndarray, patch_size: Sequence[int]) -> bytes:
     array = np.ascontiguousarray(array)
     block, chunk = block_and_chunk_shape(array.shape, patch_size, array.itemsize)
     # The frame is built in memory: blosc2 writing to a full disk fails in ways that cannot all be caught.
-    trial = _better_packed_middle(array, block, chunk)
-    if trial.shape == array.shape:
-        return trial.to_cframe()
-    parameters = _compression(array.dtype, trial.cparams.filters[0])
-    return blosc2.asarray(array, chunks=chunk, blocks=block, cparams=parameters, contiguous=True).to_cframe()
+    with _one_thread():
+        trial = _better_packed_middle(array, block, chunk)
+        if trial.shape == array.shape:
+            return trial.to_cframe()
+        parameters = _compression(array.dtype, trial.cparams.filters[0])
+        return blosc2.asarray(array, chunks=chunk, blocks=block, cparams=parameters, contiguous=True).to_cframe()
 
 
 def open_packed(path: Path | str, num_threads: int = 1) -> Any:
@@ -98,6 +101,21 @@ def open_packed(path: Path | str, num_threads: int = 1) -> Any:
     if not isinstance(array, blosc2.NDArray):
         raise OSError(f"it holds a {type(array).__name__}, expected an array")
     return array
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Also for the index of a frame, which blosc packs again with every chunk, each time with new threads for all
+    cores whatever its parameters say: that takes several times as long as the packing itself."""
+    before = os.environ.get(_NUM_THREADS)
+    os.environ[_NUM_THREADS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_NUM_THREADS]
+        else:
+            os.environ[_NUM_THREADS] = before
 
 
 def _mmap_mode() -> str | None:
