@@ -32,10 +32,10 @@ def compare(raw: Path, dataset: int, configurations: Sequence[str], repeat: int)
         for side in order:
             with tempfile.TemporaryDirectory() as folder:
                 environment = _environment(raw, Path(folder), ours=side == 0)
-                commands = _ours(dataset, configurations) if side == 0 else _theirs(dataset, configurations)
-                measured[side].append(_sum([measure(command, environment) for command in commands]))
+                command = (_ours if side == 0 else _theirs)(dataset, configurations)
+                measured[side].append(measure(command, environment))
                 if side == 0:
-                    again.append(measure(commands[-1], environment).seconds)
+                    again.append(measure(command, environment).seconds)
     ours, theirs = measured
     largest = [statistics.median(one.largest_process for one in side) / 2**20 for side in measured]
     processor = [statistics.median(one.processor_seconds for one in side) for side in measured]
@@ -43,7 +43,7 @@ def compare(raw: Path, dataset: int, configurations: Sequence[str], repeat: int)
         "s",
         [one.seconds for one in ours],
         [one.seconds for one in theirs],
-        labels=("fw_plan, fw_preprocess", "nnUNetv2_plan_and_preprocess"),
+        labels=("fw_preprocess -p default", "nnUNetv2_plan_and_preprocess"),
         notes=[
             f"largest process: {largest[0]:.0f} MB and {largest[1]:.0f} MB (ratio {largest[1] / largest[0]:.1f})",
             f"processor time: {processor[0]:.1f} s and {processor[1]:.1f} s (ratio {processor[1] / processor[0]:.1f})",
@@ -52,18 +52,16 @@ def compare(raw: Path, dataset: int, configurations: Sequence[str], repeat: int)
     )
 
 
-def _ours(dataset: int, configurations: Sequence[str]) -> list[list[str | Path]]:
-    folder = Path(sys.executable).parent
-    return [
-        [folder / "fw_plan", str(dataset), "-np", "2"],
-        [folder / "fw_preprocess", str(dataset), "-c", *configurations, "-np", "2"],
-    ]
+def _ours(dataset: int, configurations: Sequence[str]) -> list[str | Path]:
+    """It plans first, where there are no plans."""
+    command = Path(sys.executable).with_name("fw_preprocess")
+    return [command, str(dataset), "-p", "default", "-c", *configurations, "-np", "2"]
 
 
-def _theirs(dataset: int, configurations: Sequence[str]) -> list[list[str | Path]]:
+def _theirs(dataset: int, configurations: Sequence[str]) -> list[str | Path]:
     processes = ["-npfp", "2", "-np", *["2"] * len(configurations)]
     command = program("nnUNetv2_plan_and_preprocess")
-    return [[command, "-d", str(dataset), "-c", *configurations, *processes]]
+    return [command, "-d", str(dataset), "-c", *configurations, *processes]
 
 
 def _environment(raw: Path, folder: Path, ours: bool) -> dict[str, str]:
@@ -71,11 +69,3 @@ def _environment(raw: Path, folder: Path, ours: bool) -> dict[str, str]:
     if not ours:
         names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
     return dict(zip(names, (str(raw), str(folder / "preprocessed"), str(folder / "results"))))
-
-
-def _sum(parts: Sequence[Measured]) -> Measured:
-    return Measured(
-        sum(part.seconds for part in parts),
-        sum(part.processor_seconds for part in parts),
-        max(part.largest_process for part in parts),
-    )

@@ -14,11 +14,15 @@ from framework.errors import FoldwiseError
 
 
 @contextmanager
-def atomic_write(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str, sync_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder; when the block ends well, it takes the final name.
 
     The file is flushed to the disk before the rename, so at every instant `path` is either the old
     file, the new file, or absent. When the block raises, the temporary file is removed and `path` is untouched.
+
+    Args:
+        sync_folder: make the new name survive a power cut. False where another file of the same folder follows
+            that makes both survive.
 
     Raises:
         FoldwiseError: the disk is full or the folder cannot be written; names the path.
@@ -33,7 +37,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if sync_folder:
+            _sync_folder(path.parent)
     except OSError as error:
         raise FoldwiseError(
             f"{path} could not be written: {error.strerror or error}. "

@@ -64,9 +64,9 @@ def write_case(
     # Contexts close from the inside out: the properties get their name last, and mark the case as complete.
     with atomic_write(properties_path) as properties_file:
         properties_file.write_bytes(restricted_pickle.dumps(dict(properties)))
-        with atomic_write(folder / f"{case}{_SEGMENTATION}.b2nd") as segmentation_file:
+        with atomic_write(folder / f"{case}{_SEGMENTATION}.b2nd", sync_folder=False) as segmentation_file:
             segmentation_file.write_bytes(segmentation)
-            with atomic_write(folder / f"{case}.b2nd") as data_file:
+            with atomic_write(folder / f"{case}.b2nd", sync_folder=False) as data_file:
                 data_file.write_bytes(packed_data)
                 properties_path.unlink(missing_ok=True)
 

@@ -28,16 +28,20 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
 
     if not path.is_file():
         raise FoldwiseError(f"{path} does not exist.")
-    voxels = nifti.checked_voxels(path) if path.name.lower().endswith((".nii", ".nii.gz")) else None
+    is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
+    voxels = nifti.checked_voxels(path) if is_nifti else None
     _refuse_truncated_gipl(path)
+    # Without a name, all of ITK's readers in turn would look into the file first.
+    image_io = "NiftiImageIO" if is_nifti else ""
     try:
         if voxels is not None:
             reader = SimpleITK.ImageFileReader()
+            reader.SetImageIO(image_io)
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
             if reader.GetNumberOfComponents() == 1 and math.prod(reader.GetSize()) == voxels.size:
                 return voxels.reshape(reader.GetSize()[::-1]), geometry_of(reader), 1
-        image = SimpleITK.ReadImage(str(path))
+        image = SimpleITK.ReadImage(str(path), imageIO=image_io)
     except RuntimeError as error:
         raise FoldwiseError(_reason(path, error)) from error
     return np.asarray(_Voxels(image)), geometry_of(image), image.GetNumberOfComponentsPerPixel()

@@ -91,7 +91,7 @@ def fill_holes(content: np.ndarray) -> None:
     The result of ``scipy.ndimage.binary_fill_holes``, in place. That spreads voxel by voxel and is several
     times slower; here the empty regions are labelled, slab by slab, since labels need four bytes a voxel.
     """
-    from scipy import ndimage, sparse
+    from scipy import ndimage
 
     num_rows = max(1, _VOXELS_AT_ONCE // prod(content.shape[1:]))
     slabs = [slice(start, min(start + num_rows, len(content))) for start in range(0, len(content), num_rows)]
@@ -116,6 +116,8 @@ def fill_holes(content: np.ndarray) -> None:
             only = regions
     parts = np.arange(offsets[-1] + 1)
     if touching:
+        from scipy import sparse
+
         pairs = np.concatenate(touching, axis=1)
         size = (len(parts), len(parts))
         graph = sparse.coo_matrix((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=size)

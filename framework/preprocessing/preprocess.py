@@ -54,12 +54,12 @@ def preprocess_array(
             image.
         FoldwiseError: the segmentation does not have the shape of the image.
     """
-    case = _Cropped.of(image, segmentation, properties, plans, configuration)
-    target = case.resampled_segmentation() if segmentation is not None else None
+    case = _Cropped.of(image, segmentation, properties, plans, [configuration])
+    target = case.resampled_segmentation(configuration) if segmentation is not None else None
     result = dict(case.properties)
     if target is not None:
         result["class_locations"] = sample_class_locations(target, keys_to_sample(labels))
-    return case.resampled_image(), target, result
+    return case.resampled_image(configuration), target, result
 
 
 def preprocess_case(
@@ -85,20 +85,21 @@ def preprocess_case(
     assert case.label is not None
     keys = keys_to_sample(labels)
     try:
+        cropped = _Cropped.of(image, segmentation, properties, plans, [configuration for configuration, _ in targets])
+        # A large scan is let go of as soon as its last use is over: first the label map, packed it is small;
+        # then the image.
+        del image, segmentation
         for number, (configuration, folder) in enumerate(targets, start=1):
-            # A large scan is let go of as soon as its last use is over: first the label map, packed it is
-            # small; then the image.
-            cropped = _Cropped.of(image, segmentation, properties, plans, configuration)
-            target = cropped.resampled_segmentation()
+            target = cropped.resampled_segmentation(configuration)
             locations = sample_class_locations(target, keys)
             packed_target = packed_segmentation(target, configuration.patch_size)
             del target
-            cropped.forget_segmentation()
             if number == len(targets):
-                del segmentation, image
-            data = cropped.resampled_image()
+                cropped.forget_segmentation()
+            data = cropped.resampled_image(configuration)
             extended = {**cropped.properties, "class_locations": locations}
-            del cropped
+            if number == len(targets):
+                del cropped
             write_case(folder, case.name, data, packed_target, extended, configuration.patch_size)
             del data
         for source, copy in files_to_copy(case.label, reference_file, reader):
@@ -120,15 +121,10 @@ class _Cropped:
         spacing: list[float],
         properties: dict[str, Any],
         plans: Plans,
-        configuration: Configuration,
     ) -> None:
         self._channels, self._segmentation, self._inside = channels, segmentation, inside
-        self._plans, self._configuration = plans, configuration
+        self._spacing, self._plans = spacing, plans
         self.properties = properties
-        target_spacing = list(configuration.spacing)
-        if len(target_spacing) == 2:
-            target_spacing.insert(0, spacing[0])  # slices stay as far apart as they are
-        self._geometry = (new_shape(channels[0].shape, spacing, target_spacing), spacing, target_spacing)
 
     @classmethod
     def of(
@@ -137,7 +133,7 @@ class _Cropped:
         segmentation: np.ndarray | None,
         properties: Mapping[str, Any],
         plans: Plans,
-        configuration: Configuration,
+        configurations: Sequence[Configuration],
     ) -> _Cropped:
         """Arguments as for `preprocess_array`. What is not changed is a view."""
         if segmentation is not None and segmentation.shape[1:] != image[0].shape:
@@ -150,11 +146,6 @@ class _Cropped:
         box, mask = nonzero_box(channels)
         inside_box = tuple(slice(*ends) for ends in box)
         channels = [channel[inside_box] for channel in channels]
-        uses_mask = any(
-            SCHEMES[scheme].uses_mask and masked
-            for scheme, masked in zip(configuration.normalization_schemes, configuration.use_mask_for_norm)
-            if scheme in SCHEMES
-        )
         cropped = None
         if segmentation is not None:
             cropped = segmentation[0].transpose(forward)[inside_box]
@@ -162,7 +153,7 @@ class _Cropped:
                 cropped = cropped.astype(_smallest_type(cropped))
                 mark_outside(cropped, mask)
         inside = None
-        if uses_mask:
+        if any(_uses_mask(configuration) for configuration in configurations):
             inside = np.ones(channels[0].shape, bool) if mask is None else mask
             if mask is not None and cropped is not None:
                 inside = cropped >= 0  # labels count as content, wherever they are
@@ -172,14 +163,13 @@ class _Cropped:
             "shape_after_cropping_and_before_resampling": channels[0].shape,
         }
         spacing = [float(properties["spacing"][axis]) for axis in forward]
-        return cls(channels, cropped, inside, spacing, {**properties, **geometry}, plans, configuration)
+        return cls(channels, cropped, inside, spacing, {**properties, **geometry}, plans)
 
-    def resampled_segmentation(self) -> np.ndarray:
+    def resampled_segmentation(self, settings: Configuration) -> np.ndarray:
         """(1, X, Y, Z) int16."""
         assert self._segmentation is not None
-        settings = self._configuration
         resampled = self._resample(
-            self._segmentation[None], settings.resampling_fn_seg, settings.resampling_fn_seg_kwargs
+            settings, self._segmentation[None], settings.resampling_fn_seg, settings.resampling_fn_seg_kwargs
         )
         return resampled.astype(np.int16, order="C")
 
@@ -187,9 +177,8 @@ class _Cropped:
         """Free its memory."""
         self._segmentation = None
 
-    def resampled_image(self) -> np.ndarray:
+    def resampled_image(self, settings: Configuration) -> np.ndarray:
         """(C, X, Y, Z) float32, normalised."""
-        settings = self._configuration
         channels = normalised(
             self._channels,
             self._inside,
@@ -197,12 +186,24 @@ class _Cropped:
             settings.use_mask_for_norm,
             self._plans.foreground_intensity_properties,
         )
-        return self._resample(channels, settings.resampling_fn_data, settings.resampling_fn_data_kwargs)
+        return self._resample(settings, channels, settings.resampling_fn_data, settings.resampling_fn_data_kwargs)
 
-    def _resample(self, array: Any, function: str, arguments: Mapping[str, Any]) -> np.ndarray:
+    def _resample(self, settings: Configuration, array: Any, function: str, arguments: Mapping[str, Any]) -> np.ndarray:
         if function not in RESAMPLING:
             raise UnknownNameError("resampling function", function, RESAMPLING, self._plans.source)
-        return RESAMPLING[function](array, *self._geometry, **arguments)
+        spacing = list(settings.spacing)
+        if len(spacing) == 2:
+            spacing.insert(0, self._spacing[0])  # slices stay as far apart as they are
+        shape = new_shape(self._channels[0].shape, self._spacing, spacing)
+        return RESAMPLING[function](array, shape, self._spacing, spacing, **arguments)
+
+
+def _uses_mask(configuration: Configuration) -> bool:
+    return any(
+        masked and SCHEMES[scheme].uses_mask
+        for scheme, masked in zip(configuration.normalization_schemes, configuration.use_mask_for_norm)
+        if scheme in SCHEMES
+    )
 
 
 def _in_float32_if_small(channel: np.ndarray) -> np.ndarray:
@@ -240,5 +241,6 @@ def copy_if_changed(source: Path, target: Path) -> None:
         found = target.stat()
         if (found.st_size, found.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
             return
-    with atomic_write(target) as temporary:
+    # The folder is not synced: what a power cut takes is copied again by the next run.
+    with atomic_write(target, sync_folder=False) as temporary:
         shutil.copy2(source, temporary)
