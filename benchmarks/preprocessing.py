@@ -27,11 +27,11 @@ def compare(raw: Path, dataset: int, configurations: Sequence[str], repeat: int)
     """Both programs in turns, each into a new folder; and ours once more on what it made."""
     measured: tuple[list[Measured], list[Measured]] = ([], [])
     again = []
-    for number in range(repeat):
-        order = (0, 1) if number % 2 == 0 else (1, 0)
-        for side in order:
-            with tempfile.TemporaryDirectory() as folder:
-                environment = _environment(raw, Path(folder), ours=side == 0)
+    # All folders stay until the end: file systems are slow for some seconds after many files were deleted.
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(repeat):
+            for side in (0, 1) if number % 2 == 0 else (1, 0):
+                environment = _environment(raw, Path(folder) / f"{number}_{side}", ours=side == 0)
                 command = (_ours if side == 0 else _theirs)(dataset, configurations)
                 measured[side].append(measure(command, environment))
                 if side == 0:
@@ -55,7 +55,7 @@ def compare(raw: Path, dataset: int, configurations: Sequence[str], repeat: int)
 def _ours(dataset: int, configurations: Sequence[str]) -> list[str | Path]:
     """It plans first, where there are no plans."""
     command = Path(sys.executable).with_name("fw_preprocess")
-    return [command, str(dataset), "-p", "default", "-c", *configurations, "-np", "2"]
+    return [command, str(dataset), "-p", "default", "-c", *configurations]
 
 
 def _theirs(dataset: int, configurations: Sequence[str]) -> list[str | Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -40,6 +41,8 @@ class CasePool:
         self._warned: dict[str, list[str]] = {}
         self._warned_before: set[tuple[str, str]] = set()
         self._executor: ProcessPoolExecutor | None = None
+        self._wanted_next: tuple[str, ...] = ()
+        self._importing: threading.Thread | None = None
 
     def __enter__(self) -> CasePool:
         return self
@@ -50,9 +53,14 @@ class CasePool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
+        self._close_workers()
+
+    def import_meanwhile(self, *modules: str) -> None:
+        """During the next run this process, which only waits then, imports what the run after that needs.
+
+        The workers of that run are forked with it; each would have to import it otherwise.
+        """
+        self._wanted_next = modules if _forks() else ()
 
     def run(
         self,
@@ -82,6 +90,8 @@ class CasePool:
         results: dict[str, Any] = {}
         reasons: dict[str, str] = {}
         defect: Exception | None = None
+        if self._importing is not None:
+            self._close_workers()
         if progress is not None:
             progress(what, 0, len(arguments))
         limit = self._cases_that_fit(bytes_per_case)
@@ -149,28 +159,37 @@ class CasePool:
                 # shows which of them it is.
                 outcomes |= {case: _outcome_of(future) for future, case in in_work.items()}
                 in_work.clear()
-                self._close_broken()
+                self._close_workers()
                 limit = max(1, limit // 2)
             for case, outcome in outcomes.items():
                 yield case, outcome or _outcome_alone(function, case, arguments[case])
 
     def _submitted(self, function: Callable[..., Any], values: tuple[Any, ...]) -> Future[_Outcome]:
         try:
-            return self._opened().submit(_call, function, values)
+            submitted = self._opened().submit(_call, function, values)
         except BrokenProcessPool:  # a worker was ended while it had nothing to do
-            self._close_broken()
-            return self._opened().submit(_call, function, values)
+            self._close_workers()
+            submitted = self._opened().submit(_call, function, values)
+        if self._wanted_next:
+            # All workers were forked with the first case: a fork while something is imported would hang.
+            self._importing = threading.Thread(target=_import, args=(self._wanted_next,), daemon=True)
+            self._importing.start()
+            self._wanted_next = ()
+        return submitted
 
     def _opened(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            if _context().get_start_method() == "fork":
-                _import_what_workers_need()
+            if _forks():
+                import SimpleITK  # noqa: F401  imported once here, it is there in all workers
             self._executor = _executor(self.num_processes)
         return self._executor
 
-    def _close_broken(self) -> None:
+    def _close_workers(self) -> None:
+        if self._importing is not None:
+            self._importing.join()
+            self._importing = None
         if self._executor is not None:
-            self._executor.shutdown(wait=True)
+            self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
 
@@ -239,16 +258,18 @@ def _executor(num_processes: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(num_processes, mp_context=_context(), initializer=_prepare_worker)
 
 
-def _context() -> Any:
+def _forks() -> bool:
     # On macOS forking is offered, but system libraries do not survive it.
-    forks = sys.platform not in ("darwin", "win32") and "fork" in multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("fork" if forks else "spawn")
+    return sys.platform not in ("darwin", "win32") and "fork" in multiprocessing.get_all_start_methods()
 
 
-def _import_what_workers_need() -> None:
-    """Imported once here, it is there in all forked workers."""
-    import blosc2  # noqa: F401
-    import SimpleITK  # noqa: F401
+def _context() -> Any:
+    return multiprocessing.get_context("fork" if _forks() else "spawn")
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _prepare_worker() -> None:

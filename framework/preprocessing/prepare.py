@@ -58,6 +58,7 @@ def prepare_dataset(
         plans_file = _existing_plans(folder, name, plans)
         if plans_file is None:
             chosen = preset if plans is None else _preset_for(plans, folder)
+            pool.import_meanwhile("blosc2", "scipy.ndimage")
             plans_file = plan_dataset_folder(
                 name, preset=chosen, pool=pool, say=say, progress=progress, verbose=verbose
             )
