@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,14 @@ def run_command(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def one_thread_a_process() -> None:
+    """Keep numpy's matrix products to one thread; to be called before numpy is imported.
+
+    For commands whose worker processes take all processors: more threads would only wait for each other.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def add_dataset_argument(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from framework.commands.common import DONE, WRONG_INPUT, add_datasets_argument, chosen_datasets, run_command
+from framework.commands.common import (
+    DONE,
+    WRONG_INPUT,
+    add_datasets_argument,
+    chosen_datasets,
+    one_thread_a_process,
+    run_command,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _plan(options: argparse.Namespace, dataset: str) -> int:
+    one_thread_a_process()
     from framework.commands.progress_bar import ProgressBar
     from framework.data.example import create_example_if_asked
     from framework.preprocessing.prepare import plan_dataset_folder

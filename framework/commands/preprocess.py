@@ -6,7 +6,14 @@ import argparse
 import functools
 import sys
 
-from framework.commands.common import DONE, WRONG_INPUT, add_datasets_argument, chosen_datasets, run_command
+from framework.commands.common import (
+    DONE,
+    WRONG_INPUT,
+    add_datasets_argument,
+    chosen_datasets,
+    one_thread_a_process,
+    run_command,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,6 +72,7 @@ def _check_num_processes(parser: argparse.ArgumentParser, options: argparse.Name
 
 
 def _preprocess(options: argparse.Namespace, dataset: str) -> int:
+    one_thread_a_process()
     from framework.commands.progress_bar import ProgressBar
     from framework.data.example import create_example_if_asked
     from framework.preprocessing.prepare import prepare_dataset
