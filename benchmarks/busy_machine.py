@@ -18,7 +18,7 @@ def step_seconds() -> float:
     import torch
     from torch import nn
 
-    from framework.device import keep_freed_memory
+    from framework.allocator import keep_freed_memory
     from framework.networks.unet import PlainConvUNet
 
     keep_freed_memory()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from framework.allocator import keep_freed_memory
 from framework.checkpoint import save_checkpoint
-from framework.device import choose_device, execution_for, keep_freed_memory, memory_format_for
+from framework.device import choose_device, execution_for, memory_format_for
 from framework.device_batches import DeviceBatches, batches_on_device
 from framework.experiment import Experiment, checked_fold, find_plans
 from framework.history import History

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -14,9 +12,6 @@ import torch
 
 from framework.errors import FoldwiseError
 from framework.training_settings import TrainingSettings
-
-# Parameter numbers of glibc's mallopt, from malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def choose_device(name: str | torch.device) -> torch.device:
@@ -122,23 +117,3 @@ def memory_format_for(network: torch.nn.Module) -> torch.memory_format:
         if isinstance(module, (torch.nn.Conv3d, torch.nn.Conv2d)):
             return torch.channels_last_3d if isinstance(module, torch.nn.Conv3d) else torch.channels_last
     return torch.contiguous_format
-
-
-def keep_freed_memory() -> bool:
-    """Let this process reuse memory that tensors free, instead of handing it back to the system each time.
-
-    Without it every large tensor on a CPU is fresh memory that the system clears page by page; a training
-    step is some 15% faster with it. The process stays as large as it was at its peak. Call it once, early.
-
-    Returns:
-        Whether it took effect: on Linux with glibc, and nowhere else.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    # Older versions of glibc refuse thresholds above 32 MiB.
-    kept = mallopt(_MMAP_THRESHOLD, 1 << 30) or mallopt(_MMAP_THRESHOLD, 1 << 25)
-    return bool(kept and mallopt(_TRIM_THRESHOLD, 2**31 - 1))

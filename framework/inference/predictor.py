@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from framework.allocator import keep_freed_memory
 from framework.checkpoint import load_checkpoint
 from framework.data.labels import Labels
 from framework.data.prediction_input import cases_to_predict, read_case_to_predict
 from framework.data.raw_dataset import RawCase, read_channel_names
-from framework.device import choose_device, keep_freed_memory, memory_format_for
+from framework.device import choose_device, memory_format_for
 from framework.errors import CheckpointError, DatasetError, FoldwiseError
 from framework.experiment import Experiment
 from framework.extensions import find_trainer

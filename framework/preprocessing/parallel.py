@@ -17,6 +17,7 @@ from multiprocessing import connection
 from types import TracebackType
 from typing import Any
 
+from framework.allocator import keep_freed_memory
 from framework.data.memory import available_memory
 from framework.errors import CaseError, CaseWarning, FoldwiseError
 from framework.preprocessing.case_reports import CasesError
@@ -200,6 +201,7 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+_LARGEST_KEPT = 1 << 26  # bytes; above the slabs that the work is done in, below the images
 _FEWER_PROCESSES = "Close other programs, or use fewer processes (-np 1)."
 
 
@@ -277,6 +279,7 @@ def _prepare_worker() -> None:
 
     # Every core has a worker already; threads within workers would only wait for each other.
     SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    keep_freed_memory(_LARGEST_KEPT)
     # Ctrl-C reaches the workers too: they end without a traceback each, since every write is atomic.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()

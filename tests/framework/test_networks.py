@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from framework.device import keep_freed_memory, memory_format_for
+from framework.allocator import keep_freed_memory
+from framework.device import memory_format_for
 from framework.errors import PlansError
 from framework.networks import (
     PlainConvUNet,
