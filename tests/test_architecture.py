@@ -19,7 +19,8 @@ MODULES = {
 BOTTOM = {
     "framework.errors", "framework.files", "framework.randomness", "framework.roots", "framework.validation",
     "framework.training_settings", "framework.legacy_plans", "framework.plans", "framework.run_folder",
-    "framework.schedules", "framework.allocator", "framework.experiment", "framework.plans_schema", "framework.extensions",
+    "framework.schedules", "framework.allocator", "framework.experiment", "framework.plans_schema",
+    "framework.extensions",
 }  # fmt: skip
 LOOP = {
     "framework.base_trainer", "framework.hook", "framework.parameter_update", "framework.checkpoint",
