@@ -70,6 +70,39 @@ def chosen_datasets(parser: argparse.ArgumentParser, options: argparse.Namespace
     return list(dict.fromkeys(datasets))
 
 
+def add_training_arguments(parser: argparse.ArgumentParser, default_fold: str | None = None) -> None:
+    """DATASET CONFIG FOLD, and what says how the fold is trained."""
+    parser.add_argument("dataset", metavar="DATASET", help="id, DatasetXXX_Name, or name")
+    parser.add_argument(
+        "configuration", metavar="CONFIG", help="a configuration of the plans, such as 3d_fullres or 2d"
+    )
+    if default_fold is None:
+        parser.add_argument("fold", metavar="FOLD", help="0 to 4, or all")
+    else:
+        parser.add_argument(
+            "fold", metavar="FOLD", nargs="?", default=default_fold, help=f"0 to 4, or all (default: {default_fold})"
+        )
+    parser.add_argument("-tr", "--trainer", metavar="T", help="trainer: name, package.module:Class, or file.py:Class")
+    parser.add_argument("-p", "--plans", metavar="P", help="plans of the dataset, or a preset: default, laptop")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="change a field of the plans for this run, such as training.num_epochs=50; may be repeated",
+    )
+
+
+def chosen_trainer(options: argparse.Namespace) -> Any:
+    """The trainer class that was asked for, or that the plans name, or the one for segmentation."""
+    from framework.experiment import trainer_in_plans
+    from framework.extensions import find_trainer
+
+    named = options.trainer or trainer_in_plans(options.dataset, options.configuration, options.plans)
+    return find_trainer(named or "SegmentationTrainer")
+
+
 def parse_overrides(texts: list[str]) -> dict[str, Any]:
     """``["training.num_epochs=50"]`` -> ``{"training.num_epochs": "50"}``."""
     overrides: dict[str, Any] = {}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from framework.commands.common import DONE, parse_overrides, run_command
+from framework.commands.common import DONE, add_training_arguments, chosen_trainer, parse_overrides, run_command
 
 if TYPE_CHECKING:
     from framework.data.patch_batches import PatchBatches
@@ -20,24 +20,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Draw the first training patches of a fold, as augmented as the network will see them, with their "
         "targets as outlines, and measure each stage of making a batch. Prepares data like fw_train; trains nothing.",
     )
-    parser.add_argument("dataset", metavar="DATASET", help="id, DatasetXXX_Name, or name")
-    parser.add_argument(
-        "configuration", metavar="CONFIG", help="a configuration of the plans, such as 3d_fullres or 2d"
-    )
-    parser.add_argument("fold", metavar="FOLD", nargs="?", default="0", help="0 to 4, or all (default: 0)")
-    parser.add_argument("-tr", "--trainer", metavar="T", help="trainer: name, package.module:Class, or file.py:Class")
-    parser.add_argument("-p", "--plans", metavar="P", help="plans of the dataset, or a preset: default, laptop")
+    add_training_arguments(parser, default_fold="0")
     parser.add_argument("--samples", type=int, default=16, metavar="N", help="patches to draw (default: 16)")
     parser.add_argument("--channel", type=int, default=0, metavar="C", help="input channel to draw (default: 0)")
     parser.add_argument("-o", dest="output", metavar="FILE.png", help="(default: DATASET_CONFIG_preview.png)")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="change a field of the plans, such as augmentation=strong; may be repeated",
-    )
     return parser
 
 
@@ -56,13 +42,11 @@ def _preview(options: argparse.Namespace) -> int:
     from framework.errors import FoldwiseError
     from framework.evaluation.preview import draw_patches
     from framework.evaluation.stage_times import measure_stages
-    from framework.experiment import checked_fold, trainer_in_plans
-    from framework.extensions import find_trainer
+    from framework.experiment import checked_fold
 
     overrides = parse_overrides(options.overrides)
     fold = checked_fold(options.fold)
-    named = options.trainer or trainer_in_plans(options.dataset, options.configuration, options.plans)
-    trainer = find_trainer(named or "SegmentationTrainer").from_dataset(
+    trainer = chosen_trainer(options).from_dataset(
         options.dataset, options.configuration, fold, plans=options.plans, overrides=overrides
     )
     batches = trainer.build_batches()[0]

@@ -6,7 +6,14 @@ import argparse
 import os
 import sys
 
-from framework.commands.common import DONE, REQUEUE, parse_overrides, run_command
+from framework.commands.common import (
+    DONE,
+    REQUEUE,
+    add_training_arguments,
+    chosen_trainer,
+    parse_overrides,
+    run_command,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,13 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Folders come from FW_RAW, FW_PREPROCESSED and FW_RESULTS (or nnU-Net's variables, or ./fw_data). "
         "Exit codes: 0 done, 2 wrong input, 75 stopped by a signal with a checkpoint saved (run again with --c).",
     )
-    parser.add_argument("dataset", metavar="DATASET", help="id, DatasetXXX_Name, or name")
-    parser.add_argument(
-        "configuration", metavar="CONFIG", help="a configuration of the plans, such as 3d_fullres or 2d"
-    )
-    parser.add_argument("fold", metavar="FOLD", help="0 to 4, or all")
-    parser.add_argument("-tr", "--trainer", metavar="T", help="trainer: name, package.module:Class, or file.py:Class")
-    parser.add_argument("-p", "--plans", metavar="P", help="plans of the dataset, or a preset: default, laptop")
+    add_training_arguments(parser)
     parser.add_argument(
         "--c", "--continue", dest="resume", action="store_true", help="continue from the newest checkpoint"
     )
@@ -39,14 +40,6 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="D",
         help="cpu, cuda, cuda:1, mps (default: the GPU if there is one)",
-    )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="change a field of the plans for this run, such as training.num_epochs=50; may be repeated",
     )
     parser.add_argument(
         "--hook",
@@ -77,15 +70,13 @@ def _train(options: argparse.Namespace) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Only now: torch takes seconds to import, and --help should not.
     from framework.commands.progress_bar import ProgressBar
-    from framework.experiment import checked_fold, trainer_in_plans
-    from framework.extensions import find_trainer
+    from framework.experiment import checked_fold
     from framework.hooks import build_hook
 
     overrides = parse_overrides(options.overrides)
     checked_fold(options.fold)
     hooks = [build_hook(name) for name in options.hooks]
-    named = options.trainer or trainer_in_plans(options.dataset, options.configuration, options.plans)
-    trainer_class = find_trainer(named or "SegmentationTrainer")
+    trainer_class = chosen_trainer(options)
     validate_only = "best" if options.val_best else "final" if options.val else None
     bar = ProgressBar()
     trainer = trainer_class.from_dataset(

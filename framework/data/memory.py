@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-_CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
+_CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+_CACHE_KEYS = ("inactive_file", "total_inactive_file")  # in memory.stat
 
 
 def available_memory() -> int:
@@ -18,10 +18,13 @@ def available_memory() -> int:
     0 where the system does not tell.
     """
     available = _meminfo_available()
-    for limit_file, usage_file in _CGROUP_FILES:
-        limit, usage = _number_in(limit_file), _number_in(usage_file)
-        if limit is not None and usage is not None:
-            available = min(available, max(0, limit - usage)) if available else max(0, limit - usage)
+    for folder in _cgroup_folders():
+        for limit_file, usage_file in _CGROUP_FILES:
+            limit, usage = _number_in(folder / limit_file), _number_in(folder / usage_file)
+            if limit is not None and usage is not None:
+                # The system gives up its cache of files before it lets a program run out of memory.
+                left = max(0, limit - max(0, usage - _cache_of(folder)))
+                available = min(available, left) if available else left
     return available
 
 
@@ -57,8 +60,33 @@ def _meminfo_available() -> int:
         return 0
 
 
-def _number_in(path: str) -> int | None:
+def _cgroup_folders() -> list[Path]:
+    """The control groups of this process and all that enclose them: a batch job, a container."""
+    folders = {_CGROUPS, _CGROUPS / "memory"}
     try:
-        return int(Path(path).read_text())
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = _CGROUPS / "memory" if controllers else _CGROUPS
+        own = top / path.strip("/")
+        folders.update(folder for folder in (own, *own.parents) if folder.is_relative_to(top))
+    return sorted(folders)
+
+
+def _cache_of(folder: Path) -> int:
+    try:
+        entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(next((entries[key] for key in reversed(_CACHE_KEYS) if key in entries), 0))
+
+
+def _number_in(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
     except (OSError, ValueError):  # "max" means no limit
         return None
