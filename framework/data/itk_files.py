@@ -174,7 +174,7 @@ def _reason(path: Path, error: Exception) -> str:
     otherwise = "or set overwrite_image_reader_writer to NibabelIO in dataset.json."
     if "orthonormal" in said:
         return f"{path}: its axes are not perpendicular to each other, which ITK refuses. Resample it, {otherwise}"
-    if "Unable to determine ImageIO reader" in said and path.name.lower().endswith((".nii", ".nii.gz")):
+    if "is not recognized as a NIFTI file" in said:
         return f"{path} is no NIfTI-1 file; ITK reads no NIfTI-2. Convert it, {otherwise}"
     return f"{path} cannot be read, it may be truncated or damaged: {said}"
 
