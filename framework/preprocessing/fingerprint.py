@@ -25,7 +25,7 @@ FILE_NAME = "dataset_fingerprint.json"
 _NUM_SAMPLES = 100_000_000
 """Foreground voxels that are drawn from all cases together, in equal shares."""
 _SEED = 1234
-_DRAWS_AT_ONCE = 1 << 22
+_DRAWS_AT_ONCE = 1 << 18  # they stay in the cache
 _WIDEST_TABLE = 1 << 20
 
 _BYTES_PER_VALUE = 32
@@ -139,8 +139,10 @@ def _draw_integers(
     """Distinct values drawn, as float32, and how often each was; by a table over all values that may occur."""
     lowest = int(values.min())
     table = np.zeros(int(values.max()) - lowest + 1, np.int64)
+    # As small as can be: draws jump about in it.
+    places = (values.astype(np.int64) - lowest).astype(np.min_scalar_type(len(table)))
     for drawn in _draws(random, len(values), num_samples, _DRAWS_AT_ONCE):
-        table += np.bincount(values[drawn].astype(np.int64) - lowest, minlength=len(table))
+        table += np.bincount(places[drawn], minlength=len(table))
     present = np.flatnonzero(table)
     return (present + lowest).astype(np.float32), table[present]
 
