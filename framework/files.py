@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import FoldwiseError
+
+TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.tmp\..+")
+"""What `atomic_write` calls a file that is not complete yet."""
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from framework.errors import FoldwiseError
+from framework.files import TEMPORARY_NAME
 
 try:
     import fcntl
@@ -23,8 +23,6 @@ except ImportError:  # Windows
 LOCK_NAME = "preparing.lock"
 
 _SECONDS_BETWEEN_TRIES = 0.3
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp\..+")
-"""The names that `framework.files.atomic_write` gives to files before they are complete."""
 
 
 @contextmanager
@@ -69,7 +67,7 @@ def remove_leftovers(folder: Path, endings: tuple[str, ...]) -> None:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]
     for name in names:
-        if _TEMPORARY.fullmatch(name) and name.endswith(endings):
+        if TEMPORARY_NAME.fullmatch(name) and name.endswith(endings):
             (folder / name).unlink(missing_ok=True)
 
 
