@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.allocator import keep_freed_memory
-from framework.checkpoint import save_checkpoint
+from framework.checkpoint_writer import CheckpointWriter
 from framework.device import choose_device, execution_for, memory_format_for
 from framework.device_batches import DeviceBatches, batches_on_device
 from framework.experiment import Experiment, checked_fold, find_plans
@@ -73,9 +73,12 @@ class BaseTrainer(TrainerPoints, ABC):
         self.experiment = experiment
         self.progress = Progress()
         self.history = History()
+        self.changed_settings: list[dict[str, Any]] = []
+        """For each resume that changed numbers of the training: when, and which."""
         self.stop_reason: str | None = None
         self.interrupted = False
         self.requested_checkpoints: set[str] = set()
+        self.checkpoint_writer = CheckpointWriter()
         self.data_wait_seconds = 0.0
         self.report: Callable[[str], None] = print
         self._validation_requested = False
@@ -355,6 +358,10 @@ class BaseTrainer(TrainerPoints, ABC):
         self.setup()
         restore_trainer(self, state, source)
 
+    def data_identity(self) -> dict[str, str]:
+        """A digest for each kind of data that the training reads; a resumed run tells which has changed."""
+        return {}
+
     def load_network_weights(self, weights: dict[str, Tensor]) -> None:
         """Load weights as they are named in a checkpoint."""
         self.network.load_state_dict(weights)
@@ -367,9 +374,9 @@ class BaseTrainer(TrainerPoints, ABC):
             self.validation_batches.seek(completed * self.settings.validation_iterations_per_epoch + inside)
 
     def save_checkpoint(self, tag: str) -> None:
-        """Write ``checkpoint_<tag>.pth`` into the run folder."""
+        """Write ``checkpoint_<tag>.pth`` into the run folder, with the state of this moment, while training goes on."""
         if self.run_folder is not None:
-            save_checkpoint(self.run_folder.checkpoint(tag), self.state_dict())
+            self.checkpoint_writer.save(self.run_folder.checkpoint(tag), self.state_dict())
 
     # ------------------------------------------------- what hooks use
 
@@ -423,10 +430,14 @@ class BaseTrainer(TrainerPoints, ABC):
         self._hooks.announce(point, *results)
 
     def _tear_down(self) -> None:
-        self._hooks.announce_guarded("on_teardown", self.report, in_reverse=True)
-        if self._is_set_up:
-            self.training_batches.close()
-            self.validation_batches.close()
+        try:
+            # Before the hooks: the run folder belongs to this process until its checkpoints are complete.
+            self.checkpoint_writer.close()
+        finally:
+            self._hooks.announce_guarded("on_teardown", self.report, in_reverse=True)
+            if self._is_set_up:
+                self.training_batches.close()
+                self.validation_batches.close()
 
     def _is_complete(self) -> bool:
         reached = self.progress.epochs_completed >= self.settings.num_epochs

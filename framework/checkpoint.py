@@ -7,6 +7,9 @@ nnU-Net wrote hold numpy scalars and a few harmless torch types as well; these a
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,25 @@ from framework.files import atomic_write
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
-    """Write `state` atomically, after every value in it was turned into a tensor or a plain type."""
+    """Write `state` atomically, after every value in it was turned into a tensor or a plain type.
+
+    The file is read back before it takes the place of an earlier one.
+    """
     plain = plain_types(state)
     with atomic_write(path) as temporary:
         torch.save(plain, temporary)
+        damage = _damage(temporary)
+        if damage:
+            raise OSError(f"what was read back is not what was written: {damage}")
+
+
+def copy_checkpoint(source: Path | str, target: Path | str) -> None:
+    """Give a checkpoint a second name, atomically; without a second copy where the file system can."""
+    with atomic_write(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -35,6 +53,9 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dic
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist.")
     try:
+        damage = _damage(path)
+        if damage:
+            raise ValueError(damage)
         with torch.serialization.safe_globals(_numpy_globals()):
             state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -97,6 +118,18 @@ def plain_types(value: Any, where: str = "state") -> Any:
         f"{where} is a {type(value).__name__} and cannot be saved in a checkpoint: only tensors, numbers, text, "
         "lists and dicts can. Return plain types from state_dict."
     )
+
+
+def _damage(path: Path) -> str:
+    """What the checksums in the file object to; empty if nothing.
+
+    torch.save writes a zip archive with a CRC-32 of every entry, which torch.load does not look at.
+    """
+    if not zipfile.is_zipfile(path):
+        return ""  # torch.load knows what to say
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.testzip()
+    return "" if entry is None else f"the checksum of its entry {entry} is wrong."
 
 
 def _numpy_globals() -> list[Any]:

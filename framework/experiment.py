@@ -10,6 +10,7 @@ from typing import Any
 from framework.errors import DatasetError, FoldwiseError, UnknownNameError
 from framework.files import read_json, write_json
 from framework.plans import Configuration, Plans
+from framework.resumed_overrides import check_resumed_overrides
 from framework.roots import dataset_name, preprocessed_root, results_root
 from framework.run_folder import RunFolder
 from framework.training_settings import TrainingSettings
@@ -60,10 +61,13 @@ class Experiment:
         run_folder = RunFolder.of(results_root(), dataset, trainer, plans_file.stem, configuration, fold)
         saved = resume and run_folder.plans.is_file()
         loaded = Plans.from_file(run_folder.plans if saved else plans_file)
+        plans = loaded.with_overrides(configuration, overrides)
+        if saved:
+            check_resumed_overrides(loaded, plans, configuration, overrides)
         return cls(
             dataset=dataset,
             dataset_json=_dataset_json(folder),
-            plans=loaded.with_overrides(configuration, overrides),
+            plans=plans,
             configuration_name=configuration,
             fold=fold,
             preprocessed_folder=folder,

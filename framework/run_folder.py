@@ -50,6 +50,18 @@ class RunFolder:
     def checkpoint(self, tag: str) -> Path:
         return self.folder / f"checkpoint_{tag}.pth"
 
+    def checkpoints(self) -> list[Path]:
+        """Every checkpoint that is there; of several that reached the same moment the first is the one to use."""
+        order = ("final", "latest", "best")
+        named = [self.checkpoint(tag) for tag in order]
+        others = sorted(path for path in self.folder.glob("checkpoint_*.pth") if path not in named)
+        return [path for path in (*named, *others) if path.is_file()]
+
+    @property
+    def stop_file(self) -> Path:
+        """Whoever makes this file ends the run at its next step, with a checkpoint."""
+        return self.folder / "STOP"
+
     @property
     def history(self) -> Path:
         return self.folder / "history.jsonl"
@@ -72,7 +84,7 @@ class RunFolder:
 
     def has_run(self) -> bool:
         """Whether a training has been here."""
-        return self.history.exists() or any(self.folder.glob("checkpoint_*.pth"))
+        return self.history.exists() or bool(self.checkpoints())
 
     def move_aside(self) -> Path | None:
         """Keep an earlier run under another name so that a new one can start; None if there was none."""

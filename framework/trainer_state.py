@@ -11,6 +11,8 @@ from framework.device import to_device
 from framework.errors import CheckpointError
 from framework.extensions import location_of
 from framework.progress import Progress
+from framework.resumed_overrides import changed_settings
+from framework.run_identity import software_versions, what_has_changed
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -34,7 +36,10 @@ def trainer_state(trainer: BaseTrainer) -> dict[str, Any]:
             "train_outputs": trainer.train_outputs,
             "validation_outputs": trainer.validation_outputs,
             "settings": trainer.settings.to_dict(),
+            "changed_settings": trainer.changed_settings,
             "experiment": trainer.experiment.to_record() if trainer.experiment else None,
+            "versions": software_versions(),
+            "data": trainer.data_identity(),
         },
     }
 
@@ -54,6 +59,10 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
             "Resume with the trainer and plans that the run was started with."
         ) from error
     own = state.get("foldwise")
+    if own is not None:
+        now = {"versions": software_versions(), "data": trainer.data_identity()}
+        for message in what_has_changed(own, now):
+            trainer.report(f"warning: {message}")
     if own is None:
         trainer.progress = Progress(epochs_completed=int(state["current_epoch"]))
     else:
@@ -66,10 +75,25 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
         trainer.history.load_state_dict(own["history"])
         trainer.train_outputs = to_device(own["train_outputs"], trainer.device)
         trainer.validation_outputs = to_device(own["validation_outputs"], trainer.device)
+        _take_changed_settings(trainer, own)
         for hook in trainer.hooks:
             if hook.name in own["hooks"]:
                 hook.load_state_dict(own["hooks"][hook.name])
     trainer.seek_batches()
+
+
+def _take_changed_settings(trainer: BaseTrainer, own: dict[str, Any]) -> None:
+    """Tell and record with which numbers the run goes on that it was not begun with."""
+    changes = changed_settings(own["settings"], trainer.settings.to_dict())
+    trainer.changed_settings = list(own.get("changed_settings", []))
+    if changes:
+        text = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in changes.items())
+        trainer.report(f"changed from here on: {text}")
+        trainer.changed_settings.append({"epochs_completed": trainer.progress.epochs_completed, "changes": changes})
+    if "weight_decay" in changes:
+        # The learning rate follows the schedule; this one stands in the optimizer's own state.
+        for group in trainer.optimizer.param_groups:
+            group["weight_decay"] = trainer.settings.weight_decay
 
 
 def resume_trainer(trainer: BaseTrainer, tag: str | None = None) -> bool:
@@ -80,7 +104,7 @@ def resume_trainer(trainer: BaseTrainer, tag: str | None = None) -> bool:
         path = trainer.run_folder.checkpoint(tag)
         trainer.load_state_dict(load_checkpoint(path), source=path)
         return True
-    paths = [trainer.run_folder.checkpoint(each) for each in ("final", "latest", "best")]
+    paths = trainer.run_folder.checkpoints()
     found = newest_checkpoint(paths, trainer.report)
     if found is None:
         return False

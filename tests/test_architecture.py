@@ -20,12 +20,13 @@ BOTTOM = {
     "framework.errors", "framework.files", "framework.randomness", "framework.roots", "framework.validation",
     "framework.training_settings", "framework.legacy_plans", "framework.plans", "framework.run_folder",
     "framework.schedules", "framework.allocator", "framework.experiment", "framework.plans_schema",
-    "framework.extensions",
+    "framework.extensions", "framework.resumed_overrides",
 }  # fmt: skip
 LOOP = {
     "framework.base_trainer", "framework.hook", "framework.parameter_update", "framework.checkpoint",
     "framework.history", "framework.progress", "framework.loss_weights", "framework.trainer_state",
     "framework.batch_loader", "framework.device", "framework.device_batches", "framework.optimizers",
+    "framework.checkpoint_writer", "framework.run_identity", "framework.durations",
 }  # fmt: skip
 PARTS = ("data", "augmentation", "networks", "losses", "inference", "evaluation", "preprocessing", "checking")
 ALLOWED = {

@@ -14,6 +14,7 @@ from framework.augmentation.recipe import Augmentation
 from framework.base_trainer import BaseTrainer, Outputs
 from framework.checkpoint import load_checkpoint
 from framework.data.batch import SegmentationBatch
+from framework.data.case_files import file_sizes
 from framework.data.device_store import DeviceStore, why_not_on_device
 from framework.data.labels import Labels
 from framework.data.patch_batches import PatchBatches
@@ -31,6 +32,7 @@ from framework.networks.build import build_network
 from framework.networks.nnunet_names import from_nnunet_state, to_nnunet_state
 from framework.networks.unet import UNet
 from framework.plans import Configuration, Plans
+from framework.run_identity import digest
 from trainers.cascade import checked_previous_stage
 from trainers.dataset_preparation import prepare_segmentation_dataset
 from trainers.fold_validation import FoldValidation, validate_fold
@@ -278,6 +280,17 @@ class SegmentationTrainer(BaseTrainer):
         super().load_state_dict(state, source)
         if "foldwise" not in state and "logging" in state:
             self.history.load_state_dict({"rows": history_rows(state["logging"]), "running": None})
+
+    def data_identity(self) -> dict[str, str]:
+        return {
+            "the training cases": digest(self.training_cases),
+            "the validation cases": digest(self.validation_cases),
+            "the preprocessed files": digest(self._file_sizes),
+        }
+
+    @cached_property
+    def _file_sizes(self) -> list[tuple[str, int]]:
+        return file_sizes(self._experiment.data_folder, sorted({*self.training_cases, *self.validation_cases}))
 
     def load_network_weights(self, weights: dict[str, Tensor]) -> None:
         self.network.load_state_dict(from_nnunet_state(weights))

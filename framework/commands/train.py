@@ -22,7 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train one fold. Data that is not planned or preprocessed yet is prepared first. "
         "Try it: fw_train Dataset000_Phantom 3d_fullres 0",
         epilog="Folders come from FW_RAW, FW_PREPROCESSED and FW_RESULTS (or nnU-Net's variables, or ./fw_data). "
-        "Exit codes: 0 done, 2 wrong input, 75 stopped by a signal with a checkpoint saved (run again with --c).",
+        "A file named STOP in the run folder ends a run as a signal does. "
+        "Exit codes: 0 done, 2 wrong input, 75 stopped with a checkpoint saved (run again with --c).",
     )
     add_training_arguments(parser)
     parser.add_argument(
@@ -49,6 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="H",
         help="attach a hook: name, package.module:Class, or file.py:Class; may be repeated",
     )
+    parser.add_argument(
+        "--time-limit",
+        metavar="T",
+        help="stop in time, with a checkpoint and exit code 75: 90s, 45m, 23.5h, 23:30:00, 1-12:00:00",
+    )
     return parser
 
 
@@ -70,11 +76,14 @@ def _train(options: argparse.Namespace) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Only now: torch takes seconds to import, and --help should not.
     from framework.commands.progress_bar import ProgressBar
+    from framework.durations import parse_duration
     from framework.experiment import checked_fold
     from framework.hooks import build_hook
+    from framework.hooks.stop_on_request import StopOnRequest
 
     overrides = parse_overrides(options.overrides)
     checked_fold(options.fold)
+    time_limit = parse_duration(options.time_limit, "--time-limit") if options.time_limit else None
     hooks = [build_hook(name) for name in options.hooks]
     trainer_class = chosen_trainer(options)
     validate_only = "best" if options.val_best else "final" if options.val else None
@@ -91,6 +100,9 @@ def _train(options: argparse.Namespace) -> int:
         report=bar.say,
         progress=bar,
     )
+    if time_limit is not None:
+        trainer.detach("StopOnRequest")
+        trainer.attach(StopOnRequest(time_limit))
     if options.npz:
         trainer.save_probabilities = True
     if options.pretrained_weights:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,7 @@ def packed_segmentation(segmentation: np.ndarray, patch_size: Sequence[int]) -> 
 
 
 def list_cases(folder: Path | str) -> list[str]:
-    """Names of the cases in a folder, sorted; other files are passed over. A listed case may be "
-    "incomplete."""
+    """Names of the cases in a folder, sorted; other files are passed over. A listed case may be incomplete."""
     names = _file_names(folder)
     packed = {name.removesuffix(".b2nd") for name in names if name.endswith(".b2nd")}
     cases = {name for name in packed if not name.endswith(_SEGMENTATION) or name + _SEGMENTATION in packed}
@@ -191,6 +190,15 @@ def open_unpacked_case(folder: Path, case: str, shape: Sequence[int]) -> tuple[n
     if data is None or segmentation is None:
         raise CaseError(case, f"{paths[0]} could not be unpacked; was {source} replaced just now? Start again.")
     return data, segmentation
+
+
+def file_sizes(folder: Path, cases: Iterable[str]) -> list[tuple[str, int]]:
+    """Name and bytes of each file of the cases that is there.
+
+    The files are compressed, so that other content has another size.
+    """
+    paths = [folder / f"{case}{ending}" for case in cases for ending in (".npz", ".b2nd", f"{_SEGMENTATION}.b2nd")]
+    return [(path.name, path.stat().st_size) for path in paths if path.is_file()]
 
 
 def is_npz(folder: Path, case: str) -> bool:

@@ -29,12 +29,13 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     from framework.hooks.preemption import Preemption
     from framework.hooks.progress_plot import ProgressPlot
     from framework.hooks.run_description import RunDescription
+    from framework.hooks.stop_on_request import StopOnRequest
     from framework.hooks.text_log import TextLog
     from framework.hooks.time_estimate import TimeEstimate
     from framework.hooks.weight_averaging import WeightAveraging
 
     settings = trainer.settings
-    hooks: list[Hook] = [EpochLosses(), Console(), TimeEstimate(), Preemption()]
+    hooks: list[Hook] = [EpochLosses(), Console(), TimeEstimate(), Preemption(), StopOnRequest()]
     if settings.weight_averaging is not None:
         hooks.append(WeightAveraging(settings.weight_averaging))
     if settings.early_stopping is not None:

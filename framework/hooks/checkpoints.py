@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from typing import TYPE_CHECKING
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 class SaveCheckpoints(Hook):
     """Write ``latest`` every so many epochs or minutes, ``best`` when the monitored value improves, ``final`` last.
 
-    The first save comes after the first epoch, so that a run can be resumed early. When ``final`` is
-    there, ``latest`` has nothing to add and is removed, as nnU-Net does.
+    The first save comes after the first epoch, so that a run can be resumed early. ``latest`` is never older than
+    ``best``: a new best is the latest too. The ones before it stay as ``earlier_1``, ``earlier_2``, ... if
+    ``training.checkpoint_keep_last`` is more than 1, and those of ``training.checkpoint_milestones`` for good, as
+    ``epoch_0100``. When ``final`` is there, ``latest`` has nothing to add and is removed, as nnU-Net does.
     """
 
     priority = 90
@@ -29,21 +32,46 @@ class SaveCheckpoints(Hook):
             self._saved_at = time.monotonic()
 
     def on_checkpoint(self, trainer: BaseTrainer) -> None:
+        trainer.checkpoint_writer.raise_error()
         tags = set(trainer.requested_checkpoints)
         if trainer.progress.phase == "between epochs":
             if self._is_due(trainer):
                 tags.add("latest")
             if self._is_best(trainer):
                 tags.add("best")
-        for tag in sorted(tags):
-            trainer.save_checkpoint(tag)
+            if trainer.progress.epochs_completed in trainer.settings.checkpoint_milestones:
+                tags.add(f"epoch_{trainer.progress.epochs_completed:04d}")
+        if tags:
+            self._save(trainer, tags)
         if "latest" in tags:
             self._saved_at = time.monotonic()
 
     def on_train_end(self, trainer: BaseTrainer) -> None:
         assert trainer.run_folder is not None
         trainer.save_checkpoint("final")
-        trainer.run_folder.latest_checkpoint.unlink(missing_ok=True)
+        trainer.checkpoint_writer.wait()
+        for tag in ("latest", *self._earlier(trainer)):
+            trainer.run_folder.checkpoint(tag).unlink(missing_ok=True)
+
+    def _save(self, trainer: BaseTrainer, tags: set[str]) -> None:
+        """One file with as many names as there are tags: all of them hold the same moment."""
+        assert trainer.run_folder is not None
+        path, writer = trainer.run_folder.checkpoint, trainer.checkpoint_writer
+        if tags & {"latest", "best"}:
+            writer.wait()
+            kept = ["latest", *self._earlier(trainer)]
+            for newer, older in reversed(list(itertools.pairwise(kept))):
+                if path(newer).is_file():
+                    writer.copy(path(newer), path(older))
+        first, *others = sorted(tags, key=lambda tag: (tag != "latest", tag))
+        trainer.save_checkpoint(first)
+        if "best" in tags and "latest" not in tags:
+            others.append("latest")
+        for tag in others:
+            writer.copy(path(first), path(tag))
+
+    def _earlier(self, trainer: BaseTrainer) -> list[str]:
+        return [f"earlier_{number}" for number in range(1, trainer.settings.checkpoint_keep_last)]
 
     def _is_due(self, trainer: BaseTrainer) -> bool:
         settings = trainer.settings

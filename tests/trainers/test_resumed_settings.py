@@ -1,0 +1,80 @@
+"""``--set`` on a continued run: new numbers are taken and recorded, what would break the run is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framework.checkpoint import load_checkpoint
+from framework.errors import PlansError
+from tests.builders import TINY, make_tiny_dataset, use_roots
+from trainers import SegmentationTrainer
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        use_roots(folder, patch)
+        make_tiny_dataset(folder / "raw")
+        tiny(overrides={"training.num_epochs": 1}).run_training()
+    return folder
+
+
+@pytest.fixture
+def run_of_one_epoch(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished run of one epoch, in a copy that the test may continue."""
+    use_roots(prepared, monkeypatch)
+    shutil.copytree(prepared / "results", tmp_path / "results")
+    monkeypatch.setenv("FW_RESULTS", str(tmp_path / "results"))
+
+
+def tiny(**options: Any) -> SegmentationTrainer:
+    overrides = TINY | {"training.final_validation": False} | options.pop("overrides", {})
+    return SegmentationTrainer.from_dataset(
+        7, "3d_fullres", plans="laptop", overrides=overrides, device="cpu", **options
+    )
+
+
+def test_a_continued_run_takes_new_numbers_and_records_them(run_of_one_epoch: None):
+    changes = {"training.num_epochs": 2, "training.weight_decay": 0.5, "training.initial_lr": 0.001}
+    messages: list[str] = []
+    longer = tiny(overrides=changes, resume=True, report=messages.append)
+    assert any("num_epochs 1 -> 2" in message and "weight_decay" in message for message in messages)
+    assert {group["weight_decay"] for group in longer.optimizer.param_groups} == {0.5}
+    longer.run_training()
+    assert len(longer.history) == 2
+    assert longer.run_folder is not None
+    own = load_checkpoint(longer.run_folder.final_checkpoint)["foldwise"]
+    assert own["changed_settings"][0]["epochs_completed"] == 1
+    assert own["changed_settings"][0]["changes"]["num_epochs"] == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("patch_size", [32, 32, 32]), ("architecture.arch_kwargs.n_stages", 2), ("training.seed", 9), ("batch_size", 5)],
+)
+def test_a_continued_run_refuses_what_would_break_it_by_name(run_of_one_epoch: None, path: str, value: object):
+    field = "architecture" if path.startswith("architecture") else path
+    with pytest.raises(PlansError, match=f"--set {path}: .* cannot change '{field}'"):
+        tiny(overrides={path: value}, resume=True)
+
+
+def test_a_changed_split_is_told(
+    run_of_one_epoch: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(prepared / "preprocessed", tmp_path / "preprocessed")
+    monkeypatch.setenv("FW_PREPROCESSED", str(tmp_path / "preprocessed"))
+    splits_file = tmp_path / "preprocessed/Dataset007_Tiny/splits_final.json"
+    splits = json.loads(splits_file.read_text())
+    splits[0]["train"] = splits[0]["train"][:-1]
+    splits_file.write_text(json.dumps(splits))
+    messages: list[str] = []
+    tiny(resume=True, report=messages.append)
+    (warning,) = [message for message in messages if message.startswith("warning")]
+    assert "the training cases" in warning
+    assert "the validation cases" not in warning
