@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import pickle
 import signal
 import threading
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from framework.errors import FoldwiseError
+from framework.worker_extensions import LoadedExtensions
 
 MakeBatch = Callable[[int], Any]
 _ENDLESS = 2**62
@@ -112,14 +114,26 @@ class BatchLoader:
             multiprocessing_context=self.start_method,
         )
         if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-            return iter(loader)
+            return self._started(loader)
         # torch would raise the death of a worker in the midst of whatever runs then, an update of the weights
         # or the writing of a checkpoint. Without its handler the death is seen when a batch is asked for.
         handler = signal.getsignal(signal.SIGCHLD)
-        iterator = iter(loader)
+        iterator = self._started(loader)
         if handler is not None:  # None: set by a library, not from Python
             signal.signal(signal.SIGCHLD, handler)
         return iterator
+
+    def _started(self, loader: DataLoader) -> Iterator[Any]:
+        try:
+            return iter(loader)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if (self.start_method or multiprocessing.get_start_method()) == "fork":
+                raise  # nothing is pickled then
+            raise FoldwiseError(
+                f"{type(self.make_batch).__name__}, which makes the batches, cannot be sent to a data worker: {error}. "
+                "Workers start afresh here, so what build_batches returns must be a function or an object of a class "
+                "at the top level of a file, without open files or lambdas. Or set training.num_workers to 0."
+            ) from error
 
     def _ended_by_the_system(self, what: str) -> FoldwiseError:
         return FoldwiseError(
@@ -188,6 +202,9 @@ class _Series(Dataset):
         self.make_batch = make_batch
         self.cycle = cycle
 
+    def __reduce__(self) -> Any:
+        return _series, (LoadedExtensions(), self.make_batch, self.cycle)
+
     def make(self, number: int) -> Any:
         return self.make_batch(number % self.cycle if self.cycle else number)
 
@@ -197,6 +214,10 @@ class _Series(Dataset):
         except Exception as error:
             # Sent as a value: the loader's own way would lose the type and the fields of the error.
             return _Failure(error)
+
+
+def _series(_: LoadedExtensions, make_batch: MakeBatch, cycle: int | None) -> _Series:
+    return _Series(make_batch, cycle)
 
 
 def with_one_thread(make: Callable[[Any], Any]) -> Callable[[Any], Any]:

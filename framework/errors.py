@@ -45,7 +45,7 @@ class HookError(FoldwiseError):
 
 
 class NonFiniteError(FoldwiseError):
-    """Training met losses or gradients that are not finite, more often than the plans allow."""
+    """Losses, gradients or logits are not finite; in training, more often than the plans allow."""
 
 
 class UnknownNameError(FoldwiseError):

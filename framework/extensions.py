@@ -45,7 +45,7 @@ def find_class(name: str, *, base: type, kind: str, table: Mapping[str, str]) ->
             kind, name, table, "give a name from the table, package.module:Class, or file.py:Class; here"
         )
     module_name, _, class_name = location.rpartition(":")
-    module = _load_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name, kind)
+    module = load_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name, kind)
     found = getattr(module, class_name, None)
     if found is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
@@ -78,7 +78,7 @@ def _import(module_name: str, kind: str) -> ModuleType:
         ) from None
 
 
-def _load_file(path: Path) -> ModuleType:
+def load_file(path: Path) -> ModuleType:
     path = path.expanduser().resolve()
     if not path.is_file():
         raise FoldwiseError(f"{path} does not exist; expected a Python file in file.py:Class.")

@@ -6,15 +6,17 @@ import json
 import os
 import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from framework.errors import FoldwiseError
 
-TEMPORARY_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.tmp\..+")
-"""What `atomic_write` calls a file that is not complete yet."""
+TEMPORARY_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\..+)")
+"""What `atomic_write` calls a file that is not complete yet; the groups: final name, ending."""
 
 
 @contextmanager
@@ -49,7 +51,8 @@ def atomic_write(path: Path | str, sync_folder: bool = True) -> Iterator[Path]:
             "Nothing was left half written; free some space or choose another folder, then run the same command again."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or in what turned out to be no folder
+            temporary.unlink()
 
 
 def write_bytes(path: Path | str, content: bytes) -> None:
@@ -66,6 +69,28 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any, *, indent: int = 4, sort_keys: bool = False) -> None:
     """Write JSON atomically. Key order is kept unless `sort_keys`: the order of labels has a meaning."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys, default=_plain) + "\n")
+
+
+def copy_if_changed(source: Path, target: Path) -> None:
+    """Copy a file with its time, unless the copy has its size and time already."""
+    wanted = source.stat()
+    if target.is_file():
+        found = target.stat()
+        if (found.st_size, found.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
+            return
+    # The folder is not synced: what a power cut takes is copied again by the next run.
+    with atomic_write(target, sync_folder=False) as temporary:
+        shutil.copy2(source, temporary)
+
+
+def refuse_unwritable_folder(folder: Path, what_to_do: str) -> None:
+    """Make a folder, and raise FoldwiseError if nothing can be written there: better before the work than after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FoldwiseError(f"{folder} cannot be written to: {error.strerror or error}. {what_to_do}") from error
 
 
 def read_json(path: Path | str, *, error_type: type[FoldwiseError] = FoldwiseError) -> Any:

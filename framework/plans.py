@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import PlansError, UnknownNameError, did_you_mean
+from framework.field_path import set_field
 from framework.files import read_json
 from framework.legacy_plans import modernised
 from framework.training_settings import TrainingSettings
@@ -146,15 +147,16 @@ class Plans:
     def with_overrides(self, configuration: str, overrides: Mapping[str, Any]) -> Plans:
         """New plans in which fields of one configuration are replaced, for example ``{"training.num_epochs": 50}``.
 
-        Paths start at the configuration; a text value that is valid JSON is read as JSON. The configuration is
-        written out in full, so that the result says by itself what was run.
+        Paths start at the configuration; a key with dots in it stands in brackets (see `framework.field_path`).
+        A text value that is valid JSON is read as JSON. The configuration is written out in full, so that the
+        result says by itself what was run.
         """
         if configuration not in self._raw["configurations"]:
             raise UnknownNameError("configuration", configuration, self.configuration_names, self.source)
         raw = self.to_dict()
         resolved = self._resolve(configuration)
         for path, value in overrides.items():
-            _set_path(resolved, path, _json_value(value), self.source)
+            set_field(resolved, path, _json_value(value), self.source)
         raw["configurations"][configuration] = resolved
         return Plans(raw, f"{self.source} with --set" if overrides else self.source)
 
@@ -289,16 +291,3 @@ def _json_value(value: Any) -> Any:
         return json.loads(value)
     except json.JSONDecodeError:
         return value
-
-
-def _set_path(block: dict[str, Any], path: str, value: Any, source: str) -> None:
-    keys = path.split(".")
-    for key in keys[:-1]:
-        child = block.setdefault(key, {})
-        if isinstance(child, str) and key in ("optimizer", "schedule", "augmentation"):
-            # A bare name is short for an object; an override of one of its numbers needs the object.
-            child = block[key] = {"preset" if key == "augmentation" else "name": child}
-        if not isinstance(child, dict):
-            raise PlansError(f"{source}: --set {path}: '{key}' is {child!r} and has no fields.")
-        block = child
-    block[keys[-1]] = value

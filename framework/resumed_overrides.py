@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from framework.errors import PlansError
+from framework.field_path import keys_of
 from framework.plans import Plans
 
 FIXED = {
@@ -36,7 +37,8 @@ def check_resumed_overrides(saved: Plans, changed: Plans, configuration: str, ov
     after = changed.to_dict()["configurations"][configuration]
     problems = []
     for path in overrides:
-        fixed = next((name for name in FIXED if path == name or path.startswith(f"{name}.")), None)
+        keys = keys_of(path, str(saved.source))
+        fixed = next((name for name in FIXED if keys[: name.count(".") + 1] == name.split(".")), None)
         if fixed is not None and _field(before, fixed) != _field(after, fixed):
             problems.append(f"--set {path}: a run that is continued cannot change '{fixed}': {FIXED[fixed]}.")
     if problems:

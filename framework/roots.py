@@ -81,4 +81,26 @@ def dataset_name(dataset: str | int) -> str:
     )
 
 
+def trained_dataset(dataset: str | int) -> Path:
+    """``RESULTS/DATASET``, named as for `dataset_name`; on a machine that only predicts the results are enough.
+
+    Raises:
+        DatasetError: nothing was trained for it, or more than one dataset fits.
+    """
+    root, wanted = results_root(), str(dataset)
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    names = [entry.name for entry in entries if entry.is_dir() and _NAME.fullmatch(entry.name)]
+    fitting = [
+        name
+        for name in names
+        if wanted in (name, name.split("_", 1)[1]) or (wanted.isdigit() and int(wanted) == int(name[7:10]))
+    ]
+    name = fitting[0] if len(fitting) == 1 else dataset_name(dataset)
+    if not (root / name).is_dir():
+        raise DatasetError(
+            f"{root / name} does not exist: nothing was trained for {name}. With results elsewhere, set FW_RESULTS."
+        )
+    return root / name
+
+
 _NAME = re.compile(r"Dataset\d{3}_.+")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from framework.data.labels import LabelKey
 from framework.data.phantom import make_phantom_dataset
+from framework.errors import CaseError
+from framework.evaluation.case_pairs import pair_files
+from framework.evaluation.evaluate import evaluate_pairs
+from framework.evaluation.scored_labels import ScoredLabels
 
 # A network and a training so small that an epoch takes a moment.
 TINY = {
@@ -43,3 +49,19 @@ def use_roots(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def overrides_as_options(overrides: dict[str, Any]) -> list[str]:
     """For a command line."""
     return [f"--set={path}={json.dumps(value)}" for path, value in overrides.items()]
+
+
+def summary_of_folders(
+    references: Path, predictions: Path, keys: Sequence[LabelKey], ignore_label: int | None = None
+) -> dict[str, Any]:
+    """The overlap of all predictions of a folder, in nnU-Net's form.
+
+    Raises:
+        DatasetError: predictions or references are missing.
+        CaseError: of the first case that cannot be scored.
+    """
+    labels = ScoredLabels(dict.fromkeys(keys, ""), ignore_label)
+    evaluation = evaluate_pairs(pair_files(references, predictions, chill=True), labels, surface=False)
+    for case, reason in evaluation.failures.items():
+        raise CaseError(case, reason)
+    return evaluation.summary()

@@ -20,7 +20,8 @@ BOTTOM = {
     "framework.errors", "framework.files", "framework.randomness", "framework.roots", "framework.validation",
     "framework.training_settings", "framework.legacy_plans", "framework.plans", "framework.run_folder",
     "framework.schedules", "framework.allocator", "framework.experiment", "framework.plans_schema",
-    "framework.extensions", "framework.resumed_overrides",
+    "framework.extensions", "framework.resumed_overrides", "framework.processors",
+    "framework.field_path", "framework.worker_extensions",
 }  # fmt: skip
 LOOP = {
     "framework.base_trainer", "framework.hook", "framework.parameter_update", "framework.checkpoint",
@@ -28,7 +29,18 @@ LOOP = {
     "framework.batch_loader", "framework.device", "framework.device_batches", "framework.optimizers",
     "framework.checkpoint_writer", "framework.run_identity", "framework.durations",
 }  # fmt: skip
-PARTS = ("data", "augmentation", "networks", "losses", "inference", "evaluation", "preprocessing", "checking")
+PARTS = (
+    "data",
+    "augmentation",
+    "networks",
+    "losses",
+    "inference",
+    "evaluation",
+    "preprocessing",
+    "checking",
+    "selection",
+    "sharing",
+)
 ALLOWED = {
     "losses": set(),
     "networks": set(),
@@ -38,6 +50,8 @@ ALLOWED = {
     "inference": {"data", "preprocessing", "networks"},
     "evaluation": {"data", "augmentation"},
     "checking": {"data", "preprocessing", "evaluation"},
+    "selection": {"data", "evaluation", "inference"},
+    "sharing": {"data"},
 }
 
 
@@ -109,7 +123,24 @@ def test_no_imports_run_in_a_circle():
             visit(name, [])
 
 
-@pytest.mark.parametrize("command", ["train", "plan", "preprocess", "predict", "check", "convert", "preview"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train",
+        "plan",
+        "preprocess",
+        "predict",
+        "check",
+        "convert",
+        "preview",
+        "evaluate",
+        "select",
+        "ensemble",
+        "postprocess",
+        "export",
+        "import_model",
+    ],
+)
 def test_help_imports_nothing_heavy(command: str):
     code = (
         f"import sys; from framework.commands.{command} import build_parser; build_parser().format_help(); "

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from framework.augmentation.geometry import PatchGeometry
+from framework.augmentation.grid import SLAB_VOXELS
+from framework.augmentation.median import median_of_cubes
 from framework.augmentation.transform import (
     Drawn,
     IntensityTransform,
@@ -22,8 +24,6 @@ from framework.augmentation.transform import (
     range_field,
 )
 
-# Numbers of which a CPU looks for the middle at once; what it does not touch again leaves its cache.
-_PARTITIONED_AT_ONCE = 1 << 20
 # Numbers that are sorted at once on a GPU; with their sorted copy and its indices 1 GB, whatever the patch.
 _SORTED_AT_ONCE = 1 << 26
 
@@ -51,10 +51,11 @@ class GaussianBlur(IntensityTransform):
     def apply(self, image: Tensor, drawn: dict[str, Any], seed: int) -> None:
         for channel, sigmas in zip(image, drawn["sigmas"]):
             if sigmas is not None:
-                blurred = channel
                 for axis, sigma in enumerate(sigmas):
-                    blurred = _blur_axis(blurred, axis, sigma)
-                channel.copy_(blurred)
+                    # Along another axis the parts do not depend on each other.
+                    across = 0 if axis else 1
+                    for part in channel.split(_rows_of_a_slab(channel, across), across):
+                        part.copy_(_blur_axis(part, axis, sigma))
 
 
 def blur_kernel(sigma: float) -> list[float]:
@@ -69,6 +70,13 @@ def blur_kernel(sigma: float) -> list[float]:
     half = [math.exp(-0.5 * (tap / sigma) ** 2) for tap in range(length // 2 + 1)]
     total = half[0] + 2 * sum(half[1:])
     return [weight / total for weight in half]
+
+
+def _rows_of_a_slab(channel: Tensor, axis: int) -> int:
+    """How many rows along `axis` are treated at once, so that what comes in between stays small; all on a GPU."""
+    if channel.device.type != "cpu":
+        return channel.shape[axis]
+    return max(1, SLAB_VOXELS * channel.shape[axis] // channel.numel())
 
 
 def _blur_axis(channel: Tensor, axis: int, sigma: float) -> Tensor:
@@ -106,30 +114,14 @@ class MedianFilter(IntensityTransform):
         for channel, size in zip(image, drawn["sizes"]):
             if size is None:
                 continue
-            on_cpu = channel.device.type == "cpu"
-            channel.copy_(median_by_partition(channel, size) if on_cpu else median_by_sorting(channel, size))
-
-
-def median_by_partition(channel: Tensor, size: int) -> Tensor:
-    """The median of every cube of a (X, Y) or (X, Y, Z) tensor, on a CPU.
-
-    numpy's vector instructions select the middle of a row several times as fast as `scipy.ndimage.median_filter`.
-    """
-    image, before = channel.numpy(), size // 2
-    padded = np.pad(image, (before, size - before - 1), mode="symmetric")
-    cubes = np.lib.stride_tricks.sliding_window_view(padded, (size,) * image.ndim)
-    count = size**image.ndim
-    result = np.empty_like(image)
-    rows = max(1, _PARTITIONED_AT_ONCE // (count * math.prod(image.shape[1:])))
-    for begin in range(0, len(image), rows):
-        slab = cubes[begin : begin + rows].reshape(-1, count)
-        slab.partition(count // 2, axis=1)
-        result[begin : begin + rows] = slab[:, count // 2].reshape(-1, *image.shape[1:])
-    return torch.from_numpy(result)
+            if channel.device.type == "cpu":
+                channel.copy_(torch.from_numpy(median_of_cubes(channel.numpy(), size)))
+            else:
+                channel.copy_(median_by_sorting(channel, size))
 
 
 def median_by_sorting(channel: Tensor, size: int) -> Tensor:
-    """The same for devices that sort fast."""
+    """`median_of_cubes` for devices that sort fast."""
     padded = channel
     for axis, length in enumerate(channel.shape):
         position = np.arange(-(size // 2), length + size - size // 2 - 1) % (2 * length)

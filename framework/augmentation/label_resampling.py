@@ -44,14 +44,17 @@ def _resample_where_labels_meet(labels: Tensor, matrix: np.ndarray, origin: np.n
         output.fill_(lowest.item())
         return
     if is_rotated(matrix):
-        codes = _gather_cells(_uniform_cells(labels), matrix, origin, output.shape[1:])
+        _gather_cells(_uniform_cells(labels), matrix, origin, output)
     else:
         labels, matrix, origin = in_patch_order(labels, matrix, origin)
-        codes = _select_cells(_uniform_cells(labels), matrix, origin, output.shape[1:])
-    output.copy_(codes)
-    mixed = (codes == _MIXED).nonzero(as_tuple=True)
-    if len(mixed[0]):
-        output[mixed] = _strongest_label(labels, torch.stack(mixed), matrix, origin)
+        output.copy_(_select_cells(_uniform_cells(labels), matrix, origin, output.shape[1:]))
+    for begin, end in slabs(output.shape[1:], output.device, max(1, 2 * SLAB_VOXELS // len(output))):
+        part = output[:, begin:end]
+        mixed = (part == _MIXED).nonzero(as_tuple=True)
+        if len(mixed[0]):
+            voxels = torch.stack(mixed)
+            voxels[1] += begin
+            part[mixed] = _strongest_label(labels, voxels, matrix, origin)
 
 
 def resample_everywhere(labels: Tensor, matrix: np.ndarray, origin: np.ndarray, output: Tensor) -> None:
@@ -118,10 +121,9 @@ def _select_cells(cells: Tensor, matrix: np.ndarray, origin: np.ndarray, patch: 
     return cells
 
 
-def _gather_cells(cells: Tensor, matrix: np.ndarray, origin: np.ndarray, patch: Sequence[int]) -> Tensor:
-    num_arrays, shape = cells.shape[0], cells.shape[1:]
-    flat = cells.reshape(num_arrays, -1)
-    output = torch.empty((num_arrays, *patch), dtype=cells.dtype, device=cells.device)
+def _gather_cells(cells: Tensor, matrix: np.ndarray, origin: np.ndarray, output: Tensor) -> None:
+    shape, patch = cells.shape[1:], output.shape[1:]
+    flat = cells.reshape(len(cells), -1)
     coordinates = Coordinates(matrix, origin, patch, cells.device)
     for begin, end in slabs(patch, cells.device):
         slab = (end - begin, *patch[1:])
@@ -134,7 +136,6 @@ def _gather_cells(cells: Tensor, matrix: np.ndarray, origin: np.ndarray, patch: 
         # One array at a time: selecting from a single row is the fast case on a CPU.
         for source, target in zip(flat, output):
             target[begin:end] = source.index_select(0, index.view(-1)).view(slab)
-    return output
 
 
 def _strongest_label(labels: Tensor, voxels: Tensor, matrix: np.ndarray, origin: np.ndarray) -> Tensor:

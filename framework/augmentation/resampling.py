@@ -31,16 +31,23 @@ def resample_image(image: Tensor, matrix: np.ndarray, origin: np.ndarray, output
 
 def _resample_axes(image: Tensor, matrix: np.ndarray, origin: np.ndarray, output: Tensor) -> None:
     """Scaling and turning by right angles: one axis after the other."""
-    for axis in range(len(matrix)):
-        length, num_voxels = output.shape[1 + axis], image.shape[1 + axis]
-        step, start = float(matrix[axis, axis]), float(origin[axis])
-        lower, weight = line(step, start, length, num_voxels, image.device)
+    device, patch = image.device, output.shape[1:]
+    lines = []
+    for axis, (length, num_voxels) in enumerate(zip(patch, image.shape[1:])):
+        lower, weight = line(float(matrix[axis, axis]), float(origin[axis]), length, num_voxels, device)
         view = [1] * image.ndim
         view[1 + axis] = length
-        below = select(image, 1 + axis, lower)
-        above = select(image, 1 + axis, (lower + 1).clamp_(max=num_voxels - 1))
-        image = below.lerp_(above, weight.view(view))
-    output.copy_(image)
+        lines.append((lower, (lower + 1).clamp_(max=num_voxels - 1), weight.view(view)))
+    for begin, end in slabs(patch, device):
+        lower, upper, weight = lines[0]
+        slab = _between(image, 1, lower[begin:end], upper[begin:end], weight[:, begin:end])
+        for axis, (lower, upper, weight) in enumerate(lines[1:], start=2):
+            slab = _between(slab, axis, lower, upper, weight)
+        output[:, begin:end] = slab
+
+
+def _between(image: Tensor, axis: int, lower: Tensor, upper: Tensor, upper_weight: Tensor) -> Tensor:
+    return select(image, axis, lower).lerp_(select(image, axis, upper), upper_weight)
 
 
 def _interpolate(image: Tensor, matrix: np.ndarray, origin: np.ndarray, output: Tensor) -> None:

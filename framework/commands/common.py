@@ -22,6 +22,10 @@ def run_command(command: Callable[[], int]) -> int:
     except FoldwiseError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
+    except BrokenPipeError:
+        # Whoever read what is printed, such as `head`, has had enough. Nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise

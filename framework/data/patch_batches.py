@@ -12,27 +12,20 @@ Sample n = iteration * batch size + slot is the same in every process, on any nu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from framework.augmentation.mirroring import mirror
 from framework.augmentation.recipe import Augmentation, AugmentationDraw
-from framework.augmentation.spatial import (
-    OUTSIDE_LABEL,
-    Box,
-    origin_in_box,
-    resample_image,
-    resample_labels,
-    source_box,
-)
+from framework.augmentation.spatial import origin_in_box, resample_image, resample_labels, source_box
 from framework.data.batch import SegmentationBatch
 from framework.data.labels import LabelKey, Labels
+from framework.data.patch_reading import ReadPatches, SampleRecipe, Store, named
 from framework.data.patch_sampling import (
-    PatchDraw,
     annotated_key,
     as_patch_3d,
     draw_patch,
@@ -41,81 +34,10 @@ from framework.data.patch_sampling import (
 )
 from framework.data.previous_stage import one_hot
 from framework.data.previous_stage_errors import StageErrors, apply_stage_errors, draw_stage_errors
-from framework.errors import CaseError, DatasetError
+from framework.errors import DatasetError
 from framework.randomness import generator
 
-_Result = TypeVar("_Result")
-
-
-class Store(Protocol):
-    """What batches need of a store of preprocessed cases."""
-
-    @property
-    def device(self) -> torch.device | None:
-        """Where `read` leaves voxels, as tensors; None means numpy arrays in memory."""
-
-    def shape(self, case: str) -> Sequence[int]:
-        """(C, X, Y, Z), without reading voxels."""
-
-    def read(self, case: str, box: tuple[slice, ...] | None = None) -> tuple[Any, Any]:
-        """Data (C, *box) float32 and segmentation (1, *box) int16; (2, *box) with that of a previous stage."""
-
-    def class_locations(self, case: str) -> dict[LabelKey, np.ndarray]:
-        """(n, 4) rows [0, x, y, z] for every label or region; asked for often, so to be kept in memory."""
-
-
-@dataclass(frozen=True)
-class SampleRecipe:
-    """Everything random about one sample, and what follows from it; plain and printable.
-
-    Attributes:
-        n: number of the sample in its stream.
-        forced_foreground: whether the sample must show foreground if its case has any.
-        patch: label, voxel and corner.
-        augmentation: all its numbers.
-        box: voxels to read, (start, stop) for each of three axes; may reach beyond the image.
-        stage_errors: mistakes added to what the previous stage of a cascade predicted.
-    """
-
-    n: int
-    case_name: str
-    forced_foreground: bool
-    patch: PatchDraw
-    augmentation: AugmentationDraw
-    box: Box
-    stage_errors: StageErrors = field(default_factory=StageErrors)
-
-
-@dataclass
-class ReadPatches:
-    """Voxels as they were read, still to be augmented.
-
-    Attributes:
-        recipes: one for each of B samples.
-        data: (B, C, *patch) float32; rows of samples with a spatial transform are filled by `finish`.
-        segmentation: (B, S, *patch) int16 labels, -1 outside of the image or its non-zero part; likewise.
-            S is 2 in a cascade, where that of the previous stage comes second.
-        boxes: slot -> (image, segmentation) to be resampled, with the axes of the patch.
-    """
-
-    recipes: list[SampleRecipe]
-    data: Tensor
-    segmentation: Tensor
-    boxes: dict[int, tuple[Tensor, Tensor]]
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ReadPatches:
-        """The same voxels on another device."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        boxes = {slot: (move(image), move(labels)) for slot, (image, labels) in self.boxes.items()}
-        return ReadPatches(self.recipes, move(self.data), move(self.segmentation), boxes)
-
-    def pin_memory(self) -> ReadPatches:
-        """The same voxels in page-locked memory."""
-        boxes = {slot: (image.pin_memory(), seg.pin_memory()) for slot, (image, seg) in self.boxes.items()}
-        return ReadPatches(self.recipes, self.data.pin_memory(), self.segmentation.pin_memory(), boxes)
+__all__ = ["PatchBatches", "ReadPatches", "SampleRecipe", "Store", "with_slots"]
 
 
 @dataclass
@@ -181,7 +103,13 @@ class PatchBatches:
         Raises:
             CaseError: a case cannot be read; the message names it.
         """
-        return self.finish(self.read(iteration))
+        patches = self._empty(iteration)
+        with torch.no_grad():
+            # Sample by sample, so that what was read for one is gone before the next one is read.
+            for slot in range(len(patches.recipes)):
+                patches.read_sample(self.store, slot, to_be_sent=False)
+                self._finish_sample(patches, slot)
+            return self._batch(patches)
 
     def recipes(self, iteration: int) -> list[SampleRecipe]:
         """What the samples of one iteration will be."""
@@ -192,12 +120,12 @@ class PatchBatches:
         """Draw sample `n` of the stream."""
         rng = generator(self.seed, self.stream, n)
         case = self.case_names[int(rng.integers(len(self.case_names)))]
-        shape = _named(case, lambda: self.store.shape(case))
+        shape = named(case, lambda: self.store.shape(case))
         forced = is_forced_foreground(n % self.batch_size, self.batch_size, self.oversample_foreground_percent)
         locations: dict[LabelKey, np.ndarray] = {}
         labels: list[LabelKey] = []
         if forced or self._annotated is not None:
-            locations = _named(case, lambda: self.store.class_locations(case))
+            locations = named(case, lambda: self.store.class_locations(case))
             present = [label for label, voxels in locations.items() if len(voxels)]
             labels = eligible_labels(present, forced, self._annotated)
         patch = draw_patch(rng, shape[1:], self._patch, labels, locations)
@@ -215,90 +143,60 @@ class PatchBatches:
 
     def read(self, iteration: int) -> ReadPatches:
         """Read what the recipes of one iteration need, and nothing else."""
-        recipes = self.recipes(iteration)
-        num_channels = self.store.shape(recipes[0].case_name)[0]
-        device = self.store.device
-        data = torch.empty((len(recipes), num_channels, *self.patch_size), device=device)
-        shape = (len(recipes), 2 if self.previous_stage_labels else 1, *self.patch_size)
-        segmentation = torch.empty(shape, dtype=torch.int16, device=device)
-        boxes: dict[int, tuple[Tensor, Tensor]] = {}
-        for slot, recipe in enumerate(recipes):
-            lengths = tuple([stop - start for start, stop in recipe.box])
-            image, labels = data[slot], segmentation[slot]
-            if recipe.augmentation.spatial is not None:
-                image, labels = data.new_empty((len(image), *lengths)), labels.new_empty((len(labels), *lengths))
-                boxes[slot] = (image, labels)
-            image, labels = image.view(len(image), *lengths), labels.view(len(labels), *lengths)
-            if device is None:
-                self._read_box(recipe.case_name, recipe.box, image.numpy(), labels.numpy())
-            else:
-                self._read_box(recipe.case_name, recipe.box, image, labels)
-        return ReadPatches(recipes, data, segmentation, boxes)
+        patches = self._empty(iteration)
+        for slot in range(len(patches.recipes)):
+            patches.read_sample(self.store, slot, to_be_sent=True)
+        return patches
 
     def finish(self, patches: ReadPatches) -> SegmentationBatch:
         """Augment patches that were read, in place, and make their targets; on the device where they are."""
         with torch.no_grad():
-            for slot, (image, labels) in patches.boxes.items():
-                recipe = patches.recipes[slot]
-                self._resample(recipe, image, labels, patches.data[slot], patches.segmentation[slot])
-            if self.augmentation is not None:
-                for slot, recipe in enumerate(patches.recipes):
-                    self._augment(recipe.augmentation, patches.data[slot], patches.segmentation[slot])
-                self._mask(patches.data, patches.segmentation)
-            data = self._with_previous_stage(patches) if self.previous_stage_labels else patches.data
-            target = self._target(patches.segmentation[:, :1])
-        return SegmentationBatch(data, target, [recipe.case_name for recipe in patches.recipes])
+            for slot in range(len(patches.recipes)):
+                self._finish_sample(patches, slot)
+            return self._batch(patches)
 
-    def _read_box(self, case: str, box: Box, image: Any, labels: Any) -> None:
-        """Fill both arrays with the voxels of `box`; 0 and -1 where it lies outside of the image.
+    def _empty(self, iteration: int) -> ReadPatches:
+        num_segmentations = 2 if self.previous_stage_labels else 1
+        return ReadPatches.empty(self.recipes(iteration), self.store, self.patch_size, num_segmentations)
 
-        They are of the kind that the store reads: numpy arrays, or tensors.
-        """
-        shape = self.store.shape(case)
-        if shape[0] != len(image):
-            raise CaseError(
-                case,
-                f"it has {shape[0]} channels, other cases have {len(image)}. Preprocess the dataset again.",
-            )
-        inside = tuple(slice(max(start, 0), min(stop, length)) for (start, stop), length in zip(box, shape[1:]))
-        target = tuple(slice(part.start - start, part.stop - start) for part, (start, _) in zip(inside, box))
-        data, segmentation = _named(case, lambda: self.store.read(case, inside))
-        if image[0][target].shape != image.shape[1:]:
-            image[...] = 0
-            labels[...] = OUTSIDE_LABEL
-        expected = tuple(part.stop - part.start for part in inside)
-        for name, array in (("data", data), ("segmentation", segmentation)):
-            if array.shape[1:] != expected:
-                found = f"its {name} ends before {_in_words(inside)}, its arrays differ in size"
-                raise CaseError(case, f"{found}. Preprocess the dataset again.")
-        image[(slice(None), *target)] = data
-        labels[(slice(None), *target)] = segmentation
+    def _finish_sample(self, patches: ReadPatches, slot: int) -> None:
+        recipe, image, labels = patches.recipes[slot], patches.data[slot], patches.segmentation[slot]
+        if slot in patches.boxes:
+            self._resample(patches, slot)
+        if self.augmentation is not None:
+            self._augment(recipe.augmentation, image, labels)
+            self._mask(image, labels)
 
-    def _resample(
-        self, recipe: SampleRecipe, image: Tensor, labels: Tensor, image_out: Tensor, labels_out: Tensor
-    ) -> None:
+    def _resample(self, patches: ReadPatches, slot: int) -> None:
+        recipe = patches.recipes[slot]
         assert recipe.augmentation.spatial is not None
         matrix = recipe.augmentation.spatial.matrix()
         origin = origin_in_box(recipe.patch.corner, self._patch, recipe.box, matrix)
         # Axes that are not turned (thick slices, or the one slice of a 2D patch) join the channels.
         turned = len(matrix)
-        resample_image(_folded(image, turned), matrix, origin, _folded(image_out, turned))
-        resample_labels(_folded(labels, turned), matrix, origin, _folded(labels_out, turned))
+        image, labels = patches.boxes.pop(slot)
+        resample_image(_folded(image, turned), matrix, origin, _folded(patches.data[slot], turned))
+        del image  # the larger part of what was read
+        resample_labels(_folded(labels, turned), matrix, origin, _folded(patches.segmentation[slot], turned))
 
     def _augment(self, drawn: AugmentationDraw, image: Tensor, labels: Tensor) -> None:
         assert self.augmentation is not None
         self.augmentation.apply_intensities(image, drawn, labels)
         if drawn.mirror_axes:
-            axes = [1 + axis for axis in drawn.mirror_axes]
-            image.copy_(image.flip(axes))
-            labels.copy_(labels.flip(axes))
+            mirror(image, drawn.mirror_axes)
+            mirror(labels, drawn.mirror_axes)
 
-    def _mask(self, data: Tensor, segmentation: Tensor) -> None:
+    def _mask(self, image: Tensor, labels: Tensor) -> None:
         channels = [channel for channel, masked in enumerate(self.use_mask_for_norm) if masked]
         if channels:
-            outside = segmentation[:, 0] < 0
+            outside = labels[0] < 0
             for channel in channels:
-                data[:, channel].masked_fill_(outside, 0)
+                image[channel].masked_fill_(outside, 0)
+
+    def _batch(self, patches: ReadPatches) -> SegmentationBatch:
+        data = self._with_previous_stage(patches) if self.previous_stage_labels else patches.data
+        target = self._target(patches.segmentation[:, :1])
+        return SegmentationBatch(data, target, [recipe.case_name for recipe in patches.recipes])
 
     def _with_previous_stage(self, patches: ReadPatches) -> Tensor:
         channels = one_hot(patches.segmentation[:, 1], self.previous_stage_labels, axis=1)
@@ -329,17 +227,3 @@ def with_slots(batches: PatchBatches, slots: range) -> PatchBatches:
 def _folded(array: Tensor, num_axes: int) -> Tensor:
     """(C, *axes) with the last `num_axes` kept and all others joined; shares memory."""
     return array.view(-1, *array.shape[-num_axes:])
-
-
-def _in_words(box: tuple[slice, ...]) -> str:
-    return "[" + ", ".join(f"{part.start}:{part.stop}" for part in box) + "]"
-
-
-def _named(case: str, action: Callable[[], _Result]) -> _Result:
-    """Do it; whatever goes wrong names the case."""
-    try:
-        return action()
-    except (CaseError, MemoryError):
-        raise
-    except Exception as error:
-        raise CaseError(case, f"it cannot be read ({type(error).__name__}: {error}).") from error

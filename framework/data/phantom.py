@@ -270,9 +270,9 @@ def _write(
     if modality is not None:
         array = array.astype(np.int16)
     steps, lengths = list(reversed(spacing))[:dimensions], list(reversed(array.shape))[:dimensions]
-    # Scanners put the origin at the corner and let the first two axes run from left to right and front to
-    # back.
-    signs = [-1.0, -1.0, 1.0][:dimensions]
+    # The first two axes of the arrays run from right to left and from front to back, the directions in which the
+    # header counts millimetres.
+    signs = [1.0, 1.0, 1.0][:dimensions]
     geometry = {
         "spacing": steps,
         "origin": [-sign * step * (length - 1) / 2 for sign, step, length in zip(signs, steps, lengths)],

@@ -6,10 +6,10 @@ strangers, so only containers, numbers, text and numpy arrays are built here; ev
 
 from __future__ import annotations
 
-import codecs
 import collections
 import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ class UnsafePickleError(FoldwiseError):
     """A pickle names something that is no container, number, text or numpy array."""
 
 
-def load_pickle(path: Path | str) -> Any:
+def load_pickle(path: Path | str, also: Mapping[tuple[str, str], Any] | None = None) -> Any:
     """Read a pickle of plain values and numpy arrays.
+
+    Args:
+        also: names, as (module, name), that this pickle may hold besides, and what each is read as.
 
     Raises:
         FoldwiseError: the file is missing or damaged.
@@ -34,13 +37,13 @@ def load_pickle(path: Path | str) -> Any:
         content = path.read_bytes()
     except OSError as error:
         raise FoldwiseError(f"{path} cannot be read: {error.strerror or error}.") from error
-    return loads(content, path)
+    return loads(content, path, also)
 
 
-def loads(content: bytes, source: Path | str = "this pickle") -> Any:
+def loads(content: bytes, source: Path | str = "this pickle", also: Mapping[tuple[str, str], Any] | None = None) -> Any:
     """As `load_pickle`, from memory; `source` is named in errors."""
     try:
-        return _RestrictedUnpickler(io.BytesIO(content), source).load()
+        return _RestrictedUnpickler(io.BytesIO(content), source, also or {}).load()
     except FoldwiseError:
         raise
     except Exception as error:  # damaged pickles fail in every conceivable way
@@ -52,23 +55,14 @@ def dumps(value: Any) -> bytes:
     return pickle.dumps(value, protocol=4)
 
 
-def numpy_globals() -> list[Any]:
-    """What a checkpoint with numpy values needs: for "
-    "``torch.serialization.safe_globals(numpy_globals())``."""
-    entries: list[Any] = [np.ndarray, np.dtype]
-    for module in _NUMPY_MODULES:
-        entries += [(_NUMPY[name], f"{module}.{name}") for name in ("scalar", "_reconstruct")]
-    entries += [(codecs.encode, "_codecs.encode")]
-    return entries + [type(np.dtype(code)) for code in "?bhilqBHILQefdFDSUO"]
-
-
 class _RestrictedUnpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, source: Path | str) -> None:
+    def __init__(self, file: io.BytesIO, source: Path | str, also: Mapping[tuple[str, str], Any]) -> None:
         super().__init__(file)
         self.source = source
+        self.allowed = {**_ALLOWED, **also}
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = _ALLOWED.get((module, name))
+        allowed = self.allowed.get((module, name))
         if allowed is None:
             raise UnsafePickleError(
                 f"{self.source} is refused: it names {module}.{name}, which could run code. Only plain "

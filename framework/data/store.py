@@ -24,6 +24,9 @@ _MEMORY_SHARE = 0.25  # of the free memory that "auto" may take for cases; the r
 _PAGE_CACHE_SHARE = 0.75  # above this, the system cannot keep unpacked files in memory, and packed ones read faster
 _DISK_FACTOR = 2  # "auto" unpacks only where this many times the space it needs is free
 _MAX_OPEN_CASES = 128  # two open files each; systems commonly allow a process 1024
+# Of packed files that are kept open. What was read of them counts as memory of every worker, and opening one of this
+# size again costs less than a hundredth of unpacking a patch of it.
+_MAX_OPEN_BYTES = 1 << 25
 _MAX_LOCATION_BYTES = 1 << 30
 _NUM_NAMED = 20
 
@@ -220,7 +223,7 @@ class CaseStore:
             else:
                 pair = case_files.open_unpacked_case(self.folder, case, self.shape(case))
             arrays = (*pair, self._previous(case))
-            if len(opened) >= _MAX_OPEN_CASES:
+            while len(opened) >= _MAX_OPEN_CASES or (opened and _open_bytes(opened, arrays) > _MAX_OPEN_BYTES):
                 del opened[next(iter(opened))]
         opened[case] = arrays  # last in the order, so the least recently used one is first
         return arrays
@@ -241,3 +244,9 @@ class CaseStore:
         if any(case_files.is_npz(self.folder, case) for case in self.case_names):
             return "unpacked", f"{sizes}, and files of older versions (.npz) cannot be read in parts"
         return "packed", f"{sizes}, {readable_size(disk)} of disk free"
+
+
+def _open_bytes(opened: dict[str, tuple[Any, Any, Any]], arrays: tuple[Any, Any, Any]) -> int:
+    """Size of the packed files among these."""
+    pairs = [*opened.values(), arrays]
+    return sum(array.schunk.cbytes for pair in pairs for array in pair[:2] if hasattr(array, "schunk"))

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from framework.data.image_io import write_segmentation
 from framework.data.labels import Labels
 from framework.data.restricted_pickle import dumps
-from framework.errors import UnknownNameError
-from framework.files import atomic_write, write_bytes
+from framework.errors import FoldwiseError, UnknownNameError
+from framework.files import write_bytes
+from framework.inference.axis_sampling import AxisSampling, linear_sampling
+from framework.inference.label_map import winners_by_rows
+from framework.inference.probability_files import probability_parts, save_probability_file, write_probability_file
+from framework.inference.scan_grid import ScanGrid
 from framework.plans import Configuration, Plans
 from framework.preprocessing.resampling import RESAMPLING
+
+__all__ = [
+    "export_prediction",
+    "label_map_from_logits",
+    "probabilities_from_logits",
+    "save_probability_file",
+    "to_scan_grid",
+]
 
 Logits = np.ndarray | Tensor
 
@@ -25,27 +39,22 @@ def label_map_from_logits(
 ) -> np.ndarray:
     """The label map that the network means, in the geometry of the scan.
 
-    Heads are resampled one after the other and compared with the best so far, so that memory holds one head
-    at full size, however many there are.
+    Beside the logits, memory holds the label map and a slab: see `framework.inference.label_map`.
 
     Args:
-        logits: (K, X, Y, Z) on the preprocessed grid.
+        logits: (K, X, Y, Z) on the preprocessed grid, of any float type. A tensor on a GPU is worked on there.
         properties: of the preprocessed case: ``spacing``, ``shape_before_cropping``,
             ``bbox_used_for_cropping`` and ``shape_after_cropping_and_before_resampling``.
         plans, configuration, labels: what the case was preprocessed with.
 
     Returns:
         The labels, of the shape that the reader gave to the scan; uint8, or uint16 from label 255 on.
+
+    Raises:
+        FoldwiseError: the properties contradict themselves, the logits are not finite or not one for each head.
     """
-    heads = _as_array(logits)
-    if tuple(properties["shape_after_cropping_and_before_resampling"]) == heads.shape[1:]:
-        cropped = labels.segmentation_from_logits(heads)
-    else:
-        cropped = _resampled_label_map(heads, properties, plans, configuration, labels)
-    dtype = np.uint8 if max(labels.all_labels) < 255 else np.uint16
-    whole = np.zeros(tuple(properties["shape_before_cropping"]), dtype)
-    whole[_box(properties)] = cropped
-    return np.ascontiguousarray(whole.transpose(plans.transpose_backward))
+    grid, heads, axes = _prepared(logits, properties, plans, configuration, labels)
+    return _label_map(grid, heads, axes, labels)
 
 
 def probabilities_from_logits(
@@ -56,26 +65,11 @@ def probabilities_from_logits(
     Outside the box that preprocessing cropped to, background has probability 1 and every region 0. The
     arguments are those of `label_map_from_logits`.
     """
-    heads = _as_array(logits)
-    whole = np.zeros((len(heads), *properties["shape_before_cropping"]), np.float32)
-    box = _box(properties)
-    inside = whole[(slice(None), *box)]
-    for k in range(len(heads)):
-        inside[k] = _resampled(heads[k : k + 1], properties, plans, configuration)[0]
-    if labels.has_regions:
-        np.negative(inside, out=inside)
-        with np.errstate(over="ignore"):  # exp of a large number is infinite, and its inverse rightly 0
-            np.exp(inside, out=inside)
-        inside += 1
-        np.reciprocal(inside, out=inside)
-    else:
-        inside -= inside.max(0)
-        np.exp(inside, out=inside)
-        inside /= inside.sum(0)
-        outside = np.ones(whole.shape[1:], bool)
-        outside[box] = False
-        whole[0][outside] = 1
-    return np.ascontiguousarray(whole.transpose(0, *(axis + 1 for axis in plans.transpose_backward)))
+    grid, heads, axes = _prepared(logits, properties, plans, configuration, labels)
+    probabilities = np.empty((len(heads), *grid.scan_shape), np.float32)
+    for k, rows, part in probability_parts(heads, axes, grid, labels.has_regions):
+        probabilities[k, rows] = part
+    return probabilities
 
 
 def export_prediction(
@@ -101,73 +95,82 @@ def export_prediction(
         The label map. The other arguments are those of `label_map_from_logits`.
     """
     path = Path(path)
+    grid, heads, axes = _prepared(logits, properties, plans, configuration, labels)
+    label_map = _label_map(grid, heads, axes, labels)
     if save_probabilities:
-        probabilities = probabilities_from_logits(logits, properties, plans, configuration, labels)
-        label_map = np.asarray(labels.segmentation_from_probabilities(probabilities))
-        save_probability_file(path.parent / f"{path.name}.npz", probabilities)
+        parts = (part for _, _, part in probability_parts(heads, axes, grid, labels.has_regions))
+        write_probability_file(path.parent / f"{path.name}.npz", (len(heads), *grid.scan_shape), parts)
         write_bytes(path.parent / f"{path.name}.pkl", dumps(dict(properties)))
-    else:
-        label_map = label_map_from_logits(logits, properties, plans, configuration, labels)
     write_segmentation(label_map, path.parent / (path.name + file_ending), dict(properties), plans.image_reader_writer)
     return label_map
 
 
-def save_probability_file(path: Path | str, probabilities: np.ndarray) -> None:
-    """Write (K, X, Y, Z) float32 as nnU-Net's compressed CASE.npz, atomically."""
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, probabilities=probabilities.astype(np.float32, copy=False))
+def _prepared(
+    logits: Logits, properties: Mapping[str, Any], plans: Plans, configuration: Configuration, labels: Labels
+) -> tuple[ScanGrid, Tensor, list[AxisSampling]]:
+    """Where the logits lie in the scan, the logits as a tensor, and how each of their axes is sampled."""
+    grid = ScanGrid.of(properties, plans, configuration)
+    heads = _as_tensor(logits)
+    if heads.ndim != 4 or len(heads) != labels.num_heads or 0 in heads.shape:
+        raise FoldwiseError(
+            f"found logits of shape {tuple(heads.shape)}, expected (K, X, Y, Z) with K = {labels.num_heads}, one for "
+            f"each head of these labels ({', '.join(labels.names)}). The network was trained with other labels, or the "
+            "dataset.json is that of another dataset."
+        )
+    shapes = heads.shape[1:], grid.shape, grid.network_spacing, grid.spacing
+    resample = _resampling(plans, configuration)
+    axes = linear_sampling(*shapes, **configuration.resampling_fn_probabilities_kwargs)
+    if axes is None:
+        # Splines of a higher order overshoot, so that cells cannot be decided by their corners. No plans of nnU-Net
+        # ask for them here, and this one time all heads are held at full size.
+        heads = torch.from_numpy(
+            resample(heads.cpu().float().numpy(), *shapes[1:], **configuration.resampling_fn_probabilities_kwargs)
+        )
+        axes = [AxisSampling.between(length, length, order=0) for length in grid.shape]
+    return grid, heads, axes
 
 
-def _resampled_label_map(
-    heads: np.ndarray,
-    properties: Mapping[str, Any],
-    plans: Plans,
-    configuration: Configuration,
-    labels: Labels,
-) -> np.ndarray:
-    """(X, Y, Z) labels on the cropped grid before resampling; the rules are those of `Labels`."""
-    first = _resampled(heads[:1], properties, plans, configuration)[0]
-    if labels.has_regions:
-        values: Sequence[int] = labels.regions_class_order or ()
-        label_map = np.where(first > 0, values[0], 0).astype(np.int16)
-        for k in range(1, len(heads)):
-            label_map[_resampled(heads[k : k + 1], properties, plans, configuration)[0] > 0] = values[k]
-        return label_map
-    best, label_map = first, np.zeros(first.shape, np.int16)
-    for k in range(1, len(heads)):
-        candidate = _resampled(heads[k : k + 1], properties, plans, configuration)[0]
-        label_map[candidate > best] = k
-        np.maximum(best, candidate, out=best)
+def _label_map(grid: ScanGrid, heads: Tensor, axes: Sequence[AxisSampling], labels: Labels) -> np.ndarray:
+    dtype = np.uint8 if max(labels.all_labels) < 255 else np.uint16
+    # Softmax heads are labels themselves: these are consecutive. Of regions, winner 0 is none.
+    values = np.array([0, *(labels.regions_class_order or ())], dtype) if labels.has_regions else None
+    label_map = np.zeros(grid.scan_shape, dtype)
+    box = grid.box_of(label_map)
+    for rows, winners in winners_by_rows(heads, axes, labels.has_regions):
+        found = winners.cpu().numpy()
+        box[rows] = found if values is None else values[found]
     return label_map
 
 
-def _resampled(
-    heads: np.ndarray, properties: Mapping[str, Any], plans: Plans, configuration: Configuration
-) -> np.ndarray:
-    """(K, X, Y, Z) on the cropped grid before resampling, float32."""
+def _resampling(plans: Plans, configuration: Configuration) -> Any:
     name = configuration.resampling_fn_probabilities
     if name not in RESAMPLING:
         raise UnknownNameError("resampling_fn_probabilities", name, RESAMPLING, plans.source)
-    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
-    shape = tuple(int(size) for size in properties["shape_after_cropping_and_before_resampling"])
-    # A 2D configuration has no spacing along the slices: they are never resampled.
-    current = list(configuration.spacing)
-    current = spacing[: len(spacing) - len(current)] + current
-    return RESAMPLING[name](heads, shape, current, spacing, **configuration.resampling_fn_probabilities_kwargs)
+    return RESAMPLING[name]
 
 
-def _as_array(logits: Logits) -> np.ndarray:
-    return logits.detach().cpu().float().numpy() if isinstance(logits, Tensor) else logits
-
-
-def _box(properties: Mapping[str, Any]) -> tuple[slice, ...]:
-    return tuple(slice(int(low), int(high)) for low, high in properties["bbox_used_for_cropping"])
+def _as_tensor(logits: Logits) -> Tensor:
+    if not isinstance(logits, Tensor):
+        if any(stride < 0 for stride in logits.strides):  # which torch does not know
+            logits = logits.copy()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable")  # nothing is written to it
+            logits = torch.from_numpy(logits)
+    logits = logits.detach()
+    return logits if logits.device.type in ("cpu", "cuda") else logits.cpu()
 
 
 def to_scan_grid(
     data: np.ndarray, properties: Mapping[str, Any], plans: Plans, configuration: Configuration
 ) -> np.ndarray:
     """A preprocessed image (C, X, Y, Z) on the grid of its scan, 0 where it was cropped; for pictures."""
-    whole = np.zeros((len(data), *properties["shape_before_cropping"]), np.float32)
-    whole[(slice(None), *_box(properties))] = _resampled(np.asarray(data), properties, plans, configuration)
-    return np.ascontiguousarray(whole.transpose(0, *(axis + 1 for axis in plans.transpose_backward)))
+    grid = ScanGrid.of(properties, plans, configuration)
+    whole = np.zeros((len(data), *grid.scan_shape), np.float32)
+    grid.box_of(whole)[...] = _resampling(plans, configuration)(
+        np.asarray(data),
+        grid.shape,
+        grid.network_spacing,
+        grid.spacing,
+        **configuration.resampling_fn_probabilities_kwargs,
+    )
+    return whole

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from framework.allocator import keep_freed_memory
-from framework.checkpoint import load_checkpoint
-from framework.data.labels import Labels
-from framework.data.prediction_input import cases_to_predict, read_case_to_predict
-from framework.data.raw_dataset import RawCase, read_channel_names
-from framework.device import choose_device, memory_format_for
-from framework.errors import CheckpointError, DatasetError, FoldwiseError
-from framework.experiment import Experiment
-from framework.extensions import find_trainer
-from framework.files import write_json
-from framework.inference.export import export_prediction, label_map_from_logits
-from framework.inference.sliding_window import sliding_window_logits
-from framework.networks.nnunet_names import from_nnunet_state
-from framework.preprocessing.preprocess import preprocess_array
+from framework.errors import DatasetError, FoldwiseError
+from framework.inference.file_prediction import Source, predict_to_files
+from framework.inference.model_folder import TrainedModel
+from framework.inference.network_input import network_input
+from framework.inference.prediction_options import Observer, PredictionOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# torch is imported where it is first needed: a command reads its first scan meanwhile.
 
 
 class Predictor:
@@ -33,10 +27,20 @@ class Predictor:
     Args:
         folder: the model folder ``.../TRAINER__PLANS__CONFIG``, or one of its folds.
         folds: which to use; their logits are averaged. None for all that hold the checkpoint.
-        checkpoint: ``final``, ``best`` or ``latest``.
+        checkpoint: ``final``, ``best``, ``latest``, or a file name.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         mirror: average over mirrored views, if the training mirrored.
         step: distance of tiles as a part of the patch.
+        results_device: where the logits are summed; None for the device, or the CPU when its memory does not
+            suffice.
+        load: False for loading the networks when they are first used.
+
+    Attributes:
+        model: what was trained: plans, labels, channels.
+        networks: one for each fold, on the device.
+
+    Raises:
+        CheckpointError, FoldwiseError: a folder, fold or checkpoint is missing, or does not fit the plans.
     """
 
     def __init__(
@@ -48,153 +52,212 @@ class Predictor:
         device: str | torch.device = "auto",
         mirror: bool = True,
         step: float = 0.5,
+        results_device: str | None = None,
+        load: bool = True,
     ) -> None:
-        self.device = choose_device(device)
-        self.step = step
-        files = _checkpoint_files(Path(folder), folds, checkpoint)
-        experiment = Experiment.of_run_folder(files[0].parent)
-        self.plans = experiment.plans
-        self.configuration = experiment.configuration
-        if self.configuration.previous_stage is not None:
-            raise FoldwiseError(
-                f"{folder}: '{self.configuration.name}' is the second stage of a cascade and needs the segmentation of "
-                f"'{self.configuration.previous_stage}' beside each scan, which prediction does not make yet. Predict "
-                "with another configuration; the fold's own validation cases are predicted by fw_train."
-            )
-        self.dataset_json = experiment.dataset_json
-        self.labels = Labels.from_dataset_json(self.dataset_json, files[0].parent.parent / "dataset.json")
-        self.channel_names = read_channel_names(self.dataset_json)
-        states = [load_checkpoint(file) for file in files]
-        axes = states[0].get("inference_allowed_mirroring_axes")
-        self.mirror_axes: tuple[int, ...] = tuple(axes) if mirror and axes else ()
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        self.networks = [self._network(experiment, state, file) for state, file in zip(states, files)]
+        if not 0 < step <= 1:
+            raise FoldwiseError(f"found step {step}, expected a part of the patch: above 0, at most 1.")
+        self.model = TrainedModel.open(folder, folds, checkpoint)
+        self.device_name, self.mirror, self.step, self.results_device = device, mirror, step, results_device
+        self.networks: list[nn.Module] = []
+        self.mirror_axes: tuple[int, ...] = ()
+        if load:
+            self.load()
 
-    def predict(self, image: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, apart from the scan; plain values."""
+        folder = self.model.folder
+        return {
+            "name": f"{folder.parent.name}/{folder.name}",
+            "folds": self.model.fold_names,
+            "checkpoint": self.model.checkpoints[0].name,
+            "mirroring": self.mirror,
+            "step_size": self.step,
+        }
+
+    def load(self) -> None:
+        """Load the networks, if that has not been done."""
+        if self.networks:
+            return
+        from framework.allocator import keep_freed_memory
+        from framework.device import choose_device
+        from framework.inference.fold_networks import load_fold_network
+
+        device = choose_device(self.device_name)
+        if device.type == "cpu":
+            keep_freed_memory()
+        loaded = [load_fold_network(self.model.experiment, file, device) for file in self.model.checkpoints]
+        self.networks = [network for network, _ in loaded]
+        self.mirror_axes = loaded[0][1] if self.mirror else ()
+        self.device = device
+
+    @overload
+    def predict(
+        self,
+        image: np.ndarray,
+        spacing: Sequence[float] = ...,
+        *,
+        previous_stage: np.ndarray | None = ...,
+        return_probabilities: Literal[False] = ...,
+    ) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self,
+        image: np.ndarray,
+        spacing: Sequence[float] = ...,
+        *,
+        previous_stage: np.ndarray | None = ...,
+        return_probabilities: Literal[True],
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def predict(
+        self,
+        image: np.ndarray,
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        *,
+        previous_stage: np.ndarray | None = None,
+        return_probabilities: bool = False,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Segment one scan that is in memory.
 
         Args:
             image: (X, Y, Z), or (C, X, Y, Z) with all channels of the training, in array order.
             spacing: in mm, in the same order.
+            previous_stage: (X, Y, Z) labels that the previous stage of a cascade gave to this scan; without them
+                the previous stage is predicted first, with the model beside this one.
+            return_probabilities: also return the probability of every head.
 
         Returns:
-            (X, Y, Z) integer labels.
+            (X, Y, Z) integer labels; and (K, X, Y, Z) float32, if asked for.
         """
-        image = np.asarray(image, dtype=np.float32)
-        image = image[None] if image.ndim == 3 else image
-        if image.ndim != 4 or len(image) != len(self.channel_names):
-            raise DatasetError(
-                f"found an image of shape {image.shape}, expected ({len(self.channel_names)}, X, Y, Z): "
-                f"this network was trained with the channels {', '.join(self.channel_names)}."
-            )
+        channels = self._checked_image(image)
         if len(spacing) != 3 or not all(length > 0 for length in spacing):
             raise DatasetError(f"found spacing {tuple(spacing)}, expected three positive numbers in mm.")
-        logits, properties = self._logits(image, {"spacing": [float(length) for length in spacing]})
-        return label_map_from_logits(logits, properties, self.plans, self.configuration, self.labels)
+        if self.model.previous_stage is not None and previous_stage is None:
+            previous_stage = self.of_previous_stage().predict(image, spacing)
+        previous = None if previous_stage is None else _checked_previous_stage(previous_stage, channels.shape[1:])
+        self.load()
+        from framework.inference.export import label_map_from_logits, probabilities_from_logits
+
+        model = self.model
+        data, properties = network_input(
+            channels,
+            previous,
+            {"spacing": [float(length) for length in spacing]},
+            model.plans,
+            model.configuration,
+            model.labels,
+        )
+        arguments = (self.logits(data), properties, model.plans, model.configuration, model.labels)
+        if not return_probabilities:
+            return label_map_from_logits(*arguments)
+        probabilities = probabilities_from_logits(*arguments)
+        dtype = np.uint8 if max(model.labels.all_labels) < 255 else np.uint16
+        return np.asarray(model.labels.segmentation_from_probabilities(probabilities)).astype(dtype), probabilities
 
     def predict_files(
         self,
-        source: Path | str,
+        source: Source,
         target: Path | str,
         *,
         save_probabilities: bool = False,
         overwrite: bool = True,
+        draw_picture: Callable[..., None] | None = None,
+        previous_stage: Path | str | None = None,
+        num_readers: int | None = None,
+        num_writers: int | None = None,
         report: Callable[[str], None] = print,
     ) -> list[Path]:
         """Segment every case of a folder (``CASE_0000.nii.gz``, ``CASE_0001.nii.gz``, ...).
 
+        Reading, the network, and writing overlap. A case that cannot be predicted does not stop the others.
+
         Args:
-            source: folder of images, named as in a raw dataset, or of DICOM series, one folder each.
-            target: where ``CASE.nii.gz`` goes.
-            overwrite: predict cases again whose label image is there.
+            source: folder of images, named as in a raw dataset, or of DICOM series, one folder each; one image; or
+                a list of them.
+            target: folder where ``CASE.nii.gz`` goes; or a file name, if there is one case.
+            save_probabilities: also write ``CASE.npz`` and ``CASE.pkl``.
+            overwrite: predict cases again whose output is there, whole, and fits the scan.
+            draw_picture: writes ``pictures/CASE.png``: `framework.evaluation.picture.draw_case`, for example.
+            previous_stage: for a cascade, folder with the label images of the previous stage; without it they are
+                predicted first, with the model beside this one.
+            num_readers, num_writers: threads; see `PredictionOptions`.
 
         Returns:
             The label images, in the order of case names.
+
+        Raises:
+            FailedCases: when all others were predicted, if some could not be; names them, with the reasons.
         """
-        target = Path(target)
-        cases = self._cases_in(Path(source))
-        ending = self.dataset_json["file_ending"]
-        write_json(target / "dataset.json", self.dataset_json)
-        write_json(target / "plans.json", self.plans.to_dict())
-        written = []
-        for number, (case, files) in enumerate(cases.items(), start=1):
-            file = target / f"{case}{ending}"
-            written.append(file)
-            if file.is_file() and not overwrite:
-                continue
-            reader = self.plans.image_reader_writer
-            image, properties = read_case_to_predict(files, self.labels, len(self.channel_names), reader, report)
-            logits, properties = self._logits(image, properties)
-            export_prediction(
-                logits,
-                properties,
-                self.plans,
-                self.configuration,
-                self.labels,
-                target / case,
-                file_ending=ending,
-                save_probabilities=save_probabilities,
+        options = PredictionOptions(
+            save_probabilities, draw_picture, overwrite, previous_stage, num_readers, num_writers
+        )
+        outcome = predict_to_files(self, source, target, options, Observer(report=report, verbose=True))
+        outcome.raise_failures()
+        return list(outcome.files.values())
+
+    def logits(self, data: np.ndarray, progress: Callable[[int, int], None] | None = None) -> Tensor:
+        """The mean logits of all folds.
+
+        Args:
+            data: (C, X, Y, Z) float32, preprocessed.
+            progress: told the number of finished tiles and of all tiles.
+
+        Returns:
+            (K, X, Y, Z) float32 on the preprocessed grid.
+        """
+        import torch
+
+        from framework.inference.sliding_window import sliding_window_logits
+
+        return sliding_window_logits(
+            self.networks,
+            torch.from_numpy(np.ascontiguousarray(data)),
+            self.model.configuration.patch_size,
+            mirror_axes=self.mirror_axes,
+            step=self.step,
+            results_device=self.results_device,
+            autocast_dtype=torch.float16 if self.device.type == "cuda" else None,
+            progress=progress,
+        )
+
+    def of_previous_stage(self) -> Predictor:
+        """For the second stage of a cascade: the same folds of the stage before, used in the same way."""
+        model = self.model.of_previous_stage()
+        return Predictor(
+            model.folder,
+            model.fold_names,
+            checkpoint=model.checkpoints[0].name,
+            device=self.device_name,
+            mirror=self.mirror,
+            step=self.step,
+            results_device=self.results_device,
+            load=False,
+        )
+
+    def _checked_image(self, image: np.ndarray) -> np.ndarray:
+        image = np.asarray(image, dtype=np.float32)
+        image = image[None] if image.ndim == 3 else image
+        names = self.model.channel_names
+        if image.ndim != 4 or len(image) != len(names):
+            raise DatasetError(
+                f"found an image of shape {image.shape}, expected ({len(names)}, X, Y, Z): "
+                f"this network was trained with the channels {', '.join(names)}."
             )
-            report(f"{number}/{len(cases)}  {file}")
-        return written
-
-    def _logits(
-        self, image: np.ndarray | list[np.ndarray], properties: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """(K, X, Y, Z) on the preprocessed grid: the mean over folds."""
-        data, _, properties = preprocess_array(image, None, properties, self.plans, self.configuration, self.labels)
-        tensor = torch.from_numpy(np.ascontiguousarray(data))
-        total: Tensor | None = None
-        for network in self.networks:
-            logits = sliding_window_logits(
-                network,
-                tensor,
-                self.configuration.patch_size,
-                mirror_axes=self.mirror_axes,
-                step=self.step,
-                autocast_dtype=torch.float16 if self.device.type == "cuda" else None,
-            )
-            total = logits if total is None else total + logits
-        assert total is not None
-        return total / len(self.networks), properties
-
-    def _network(self, experiment: Experiment, state: dict[str, Any], file: Path) -> nn.Module:
-        # A run of ours names its trainer class, whose network may differ from what the plans describe.
-        location = state.get("foldwise", {}).get("trainer", "SegmentationTrainer")
-        trainer = find_trainer(location)(experiment.settings, experiment=experiment, device="cpu")
-        network = trainer.build_network()
-        try:
-            network.load_state_dict(from_nnunet_state(state["network_weights"]))
-        except RuntimeError as error:
-            raise CheckpointError(f"{file} does not fit the network that {location} builds: {error}") from None
-        network = network.to(self.device).eval()
-        if self.device.type == "cpu":
-            network = network.to(memory_format=memory_format_for(network))
-        return network
-
-    def _cases_in(self, folder: Path) -> dict[str, RawCase]:
-        ending = self.dataset_json["file_ending"]
-        if not folder.is_dir():
-            raise DatasetError(f"{folder} is not a folder. Give the folder that holds the images to segment.")
-        return cases_to_predict(folder, ending, len(self.channel_names))
+        if not np.isfinite(image).all():
+            num_bad = int(image.size - np.isfinite(image).sum())
+            raise DatasetError(f"the image has {num_bad} NaN or infinite voxels. Replace them, for example by 0.")
+        return image
 
 
-def _checkpoint_files(folder: Path, folds: Sequence[int | str] | None, checkpoint: str) -> list[Path]:
-    name = f"checkpoint_{checkpoint}.pth"
-    if not folder.is_dir():
-        raise FoldwiseError(f"{folder} is not a folder. Give .../TRAINER__PLANS__CONFIG, as training writes it.")
-    if folder.name.startswith("fold_"):
-        folder, folds = folder.parent, [folder.name.removeprefix("fold_")]
-    if folds is None:
-        found = sorted(folder.glob(f"fold_*/{name}"))
-        # An earlier run that was moved aside is no fold.
-        files = [file for file in found if re.fullmatch(r"fold_(\d+|all)", file.parent.name)]
-        if not files:
-            raise CheckpointError(f"{folder} holds no fold with {name}. Train one, or name another checkpoint.")
-        return files
-    files = [folder / f"fold_{fold}" / name for fold in folds]
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise CheckpointError(f"not found: {', '.join(missing)}. Train these folds, or leave them out.")
-    return files
+def _checked_previous_stage(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    labels = np.asarray(labels)
+    labels = labels[None] if labels.ndim == 3 else labels
+    if labels.shape != (1, *shape) or not np.issubdtype(labels.dtype, np.integer):
+        raise DatasetError(
+            f"found a previous stage of shape {labels.shape} and type {labels.dtype}, expected integer labels of the "
+            f"shape of the scan, {shape}."
+        )
+    return labels

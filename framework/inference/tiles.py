@@ -5,12 +5,62 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-GAUSSIAN_PEAK = 10.0
-"""Largest weight of a voxel, in the centre of a tile (nnU-Net's value)."""
+
+@dataclass(frozen=True)
+class Tile:
+    """One place of the window.
+
+    Attributes:
+        source: where its voxels lie in the image, which is padded where it is smaller than a tile.
+        target: where those that are no padding lie in the image as it was.
+        inner: which voxels of the tile that is.
+        weights: how much they count: one vector per axis, whose outer product it is; None where all count fully.
+    """
+
+    source: tuple[slice, ...]
+    target: tuple[slice, ...]
+    inner: tuple[slice, ...]
+    weights: tuple[Tensor, ...] | None
+
+
+def lay_tiles(
+    image_size: Sequence[int], tile_size: Sequence[int], step: float = 0.5, use_gaussian: bool = True
+) -> list[Tile]:
+    """All tiles of an image, the last axis changing fastest.
+
+    Their weights add up to one in every voxel of the image, so that the weighted sum of all tiles is the weighted
+    mean and no second volume need count the weights.
+    """
+    padding = centre_padding(image_size, tile_size)
+    padded_size = [size + before + after for size, (before, after) in zip(image_size, padding)]
+    starts = tile_starts(padded_size, tile_size, step)
+    weights = [
+        tile_weights(starts_of_axis, size, use_gaussian) if len(starts_of_axis) > 1 else torch.ones(1, size)
+        for starts_of_axis, size in zip(starts, tile_size)
+    ]
+    inner = tuple(slice(before, size - after) for (before, after), size in zip(padding, tile_size))
+    overlap = any(bool((weights_of_axis != 1).any()) for weights_of_axis in weights)
+    tiles = []
+    for places in itertools.product(*(range(len(starts_of_axis)) for starts_of_axis in starts)):
+        corner = [starts_of_axis[place] for starts_of_axis, place in zip(starts, places)]
+        tiles.append(
+            Tile(
+                source=tuple(slice(start, start + size) for start, size in zip(corner, tile_size)),
+                target=tuple(
+                    slice(start, start + part.stop - part.start) for start, part in zip(corner, inner, strict=True)
+                ),
+                inner=inner,
+                weights=tuple(each[place][part] for each, place, part in zip(weights, places, inner))
+                if overlap
+                else None,
+            )
+        )
+    return tiles
 
 
 def tile_starts(image_size: Sequence[int], tile_size: Sequence[int], step: float = 0.5) -> list[list[int]]:
@@ -29,33 +79,28 @@ def tile_starts(image_size: Sequence[int], tile_size: Sequence[int], step: float
         if image < tile or not 0 < step <= 1:
             raise ValueError(f"tiles of {tile} voxels with step {step} do not fit on an axis of {image}")
         last = image - tile
-        num_tiles = math.ceil(last / (tile * step)) + 1
+        # Half a slice is no distance: without the limit every slice of a 2D network would be predicted twice.
+        num_tiles = math.ceil(last / max(1, tile * step)) + 1
         # `round` takes halves to the even neighbour, as nnU-Net does.
         starts.append([round(i * last / max(num_tiles - 1, 1)) for i in range(num_tiles)])
     return starts
 
 
-def tile_slices(starts: Sequence[Sequence[int]], tile_size: Sequence[int]) -> list[tuple[slice, ...]]:
-    """The tiles as tuples of slices, the last axis changing fastest."""
-    return [
-        tuple(slice(start, start + size) for start, size in zip(corner, tile_size, strict=True))
-        for corner in itertools.product(*starts)
-    ]
+def tile_weights(starts: Sequence[int], tile_size: int, use_gaussian: bool = True) -> Tensor:
+    """Weights along one axis, (tiles, tile_size) float32; in each voxel those of all tiles add up to one.
 
-
-def gaussian_weights(tile_size: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Weight of every voxel of a tile, float32: a Gaussian.
-
-    Its standard deviation is an eighth of the tile. Networks see less context near the border of a tile, so
-    those voxels count less. No weight is zero: a voxel that only one tile covers needs one.
+    Before they are made to add up, they are a Gaussian around voxel `tile_size` // 2 with a standard deviation
+    of an eighth of the tile: networks see less context near the border of a tile, so those voxels count less.
+    The Gaussian of a tile is the product of those of its axes, and tiles lie on a grid. So the sum over all tiles
+    is the product of the sums over axes, and what adds up along each axis adds up in space. No voxel is without
+    weight: the smallest is e^-8 of the largest along each axis.
     """
-    weights = torch.full((1,) * len(tile_size), GAUSSIAN_PEAK, dtype=torch.float64)
-    for axis, size in enumerate(tile_size):
-        distance = torch.arange(size, dtype=torch.float64) - size // 2
-        shape = [size if each == axis else 1 for each in range(len(tile_size))]
-        weights = weights * torch.exp(-0.5 * (distance / (size / 8)) ** 2).view(shape)
-    weights = weights.float()
-    return weights.clamp_min(float(weights[weights > 0].min())).to(device)
+    distance = torch.arange(tile_size, dtype=torch.float64) - tile_size // 2
+    profile = torch.exp(-0.5 * (distance / (tile_size / 8)) ** 2) if use_gaussian else torch.ones_like(distance)
+    total = torch.zeros(max(starts) + tile_size, dtype=torch.float64)
+    for start in starts:
+        total[start : start + tile_size] += profile
+    return torch.stack([profile / total[start : start + tile_size] for start in starts]).float()
 
 
 def mirror_combinations(mirror_axes: Sequence[int]) -> list[tuple[int, ...]]:

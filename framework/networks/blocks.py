@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.networks.instance_norm import can_join, instance_norm_activation
+from framework.networks.inference_convolution import convolve, is_own_convolution, predicts_on_cpu
+from framework.networks.instance_norm import can_join, instance_norm_activation, instance_norm_activation_
 
 NUM_SPATIAL_AXES: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 TRANSPOSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -106,10 +107,12 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, *spatial) -> (B, out_channels, *spatial / stride)."""
-        x = self.conv(x)
+        x = convolve(self.conv, x)
         if self.dropout is not None:
             x = self.dropout(x)
         if self.norm is not None and not self.nonlin_first and can_join(self.norm, self.nonlin, x):
+            if predicts_on_cpu(x) and is_own_convolution(self.conv):
+                return instance_norm_activation_(x, self.norm, self.nonlin)
             return instance_norm_activation(x, self.norm, self.nonlin)
         first, second = (self.nonlin, self.norm) if self.nonlin_first else (self.norm, self.nonlin)
         if first is not None:

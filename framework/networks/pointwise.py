@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from framework.networks.inference_convolution import predicts_on_cpu
+
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -28,4 +30,15 @@ def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
     ):
         return layer(x)
     weight = layer.weight.flatten(1)
+    if predicts_on_cpu(x):
+        return _plain_layout(weight, layer.bias, x)
     return nn.functional.linear(x.movedim(1, -1), weight, layer.bias).movedim(-1, 1)
+
+
+def _plain_layout(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """(B, K, *spatial), one map after the other in memory, as the sum over tiles wants them; and the faster way."""
+    voxels = x.movedim(1, -1).flatten(1, -2).transpose(1, 2)
+    maps = torch.matmul(weight, voxels)
+    if bias is not None:
+        maps += bias[:, None]
+    return maps.view(x.shape[0], -1, *x.shape[2:])

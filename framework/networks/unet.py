@@ -25,6 +25,7 @@ from framework.networks.blocks import (
     initialise,
     per_axis,
 )
+from framework.networks.inference_convolution import upsample
 from framework.networks.pointwise import pointwise
 
 
@@ -108,7 +109,7 @@ class Decoder(nn.Module):
             wanted = num_stages if self.num_outputs is None else self.num_outputs
         logits = []
         for s in range(num_stages):
-            x = torch.cat((self.transpconvs[s](x), features[-s - 2]), 1)
+            x = torch.cat((upsample(self.transpconvs[s], x), features[-s - 2]), 1)
             x = self.stages[s](x)
             if s >= num_stages - wanted:
                 logits.append(pointwise(self.seg_layers[s], x))

@@ -14,6 +14,7 @@ from typing import Any
 from framework.data.image_io import files_to_copy, reader_by_name
 from framework.data.raw_dataset import RawCase, RawDataset
 from framework.errors import DatasetError, FoldwiseError
+from framework.files import copy_if_changed
 from framework.plans import Configuration, Plans
 from framework.preprocessing.case_reports import counted_cases
 from framework.preprocessing.dataset_files import copy_dataset_files, reference_file
@@ -21,7 +22,7 @@ from framework.preprocessing.dataset_run import dataset_run
 from framework.preprocessing.json_differences import json_differences
 from framework.preprocessing.manifest import Manifest, preprocessing_settings, sampled_labels
 from framework.preprocessing.parallel import CasePool, Progress
-from framework.preprocessing.preprocess import check_supported, copy_if_changed, preprocess_case
+from framework.preprocessing.preprocess import check_supported, preprocess_case
 from framework.preprocessing.raw_record import RawRecord, raw_record, touched_but_equal
 from framework.preprocessing.raw_size import values_of_largest
 from framework.preprocessing.run_log import RunLog, Say

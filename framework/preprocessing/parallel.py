@@ -21,6 +21,7 @@ from framework.allocator import keep_freed_memory
 from framework.data.memory import available_memory
 from framework.errors import CaseError, CaseWarning, FoldwiseError
 from framework.preprocessing.case_reports import CasesError
+from framework.processors import usable_cpus
 
 Progress = Callable[[str, int, int], None]
 """Told before the first and after every case: what is being done, cases done, cases in all."""
@@ -192,13 +193,6 @@ class CasePool:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
-
-
-def usable_cpus() -> int:
-    """Processors that this process may use; a batch system may grant fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 _LARGEST_KEPT = 1 << 26  # bytes; above the slabs that the work is done in, below the images

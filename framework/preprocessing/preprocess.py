@@ -5,7 +5,6 @@ Normalising comes before resampling, so that interpolation cannot blur the borde
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from framework.data.image_io import check_case, files_to_copy
 from framework.data.labels import Labels
 from framework.data.raw_dataset import RawCase
 from framework.errors import CaseError, FoldwiseError, PlansError, UnknownNameError, did_you_mean
-from framework.files import atomic_write
+from framework.files import copy_if_changed
 from framework.plans import Configuration, Plans
 from framework.preprocessing.class_sampling import keys_to_sample, sample_class_locations
 from framework.preprocessing.crop import mark_outside, nonzero_box
@@ -232,15 +231,3 @@ def check_supported(plans: Plans, configuration: Configuration) -> None:
             if key not in _RESAMPLING_ARGUMENTS:
                 hint = did_you_mean(key, _RESAMPLING_ARGUMENTS)
                 raise PlansError(f"{where}.resampling_fn_{kind}_kwargs: '{key}' is not known.{hint}")
-
-
-def copy_if_changed(source: Path, target: Path) -> None:
-    """Copy a file with its time, unless the copy has its size and time already."""
-    wanted = source.stat()
-    if target.is_file():
-        found = target.stat()
-        if (found.st_size, found.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
-            return
-    # The folder is not synced: what a power cut takes is copied again by the next run.
-    with atomic_write(target, sync_folder=False) as temporary:
-        shutil.copy2(source, temporary)

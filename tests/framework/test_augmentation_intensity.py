@@ -230,6 +230,22 @@ def test_median_is_the_middle_of_the_sorted_cube_with_mirrored_borders(shape: tu
     np.testing.assert_array_equal(median_by_sorting(image[1], size), expected)
 
 
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("shape", [(13, 10, 11), (1, 9, 8), (12, 7), (9, 1)])
+def test_median_is_scipys_for_every_size_and_however_it_is_cut(
+    shape: tuple[int, ...], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from framework.augmentation import median
+
+    # Whole numbers have many ties; extremes and both zeros are there too.
+    image = picture(*shape).mul(3).round().numpy()
+    image.flat[:5] = (np.inf, -np.inf, -0.0, 3.4e38, -1e-40)
+    expected = ndimage.median_filter(image, size, mode="reflect")
+    np.testing.assert_array_equal(median.median_of_cubes(image, size), expected)
+    monkeypatch.setattr(median, "_AT_ONCE", 1)
+    np.testing.assert_array_equal(median.median_of_cubes(image, size), expected)
+
+
 def test_median_on_other_devices_does_not_depend_on_how_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     from framework.augmentation import filters
 

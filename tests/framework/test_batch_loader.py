@@ -14,6 +14,7 @@ import torch
 from framework.batch_loader import BatchLoader, IterableBatches
 from framework.data.store import CaseStore
 from framework.errors import CaseError, FoldwiseError
+from framework.extensions import find_class
 from tests.framework.test_patch_batches import equal, make_batches, make_store
 from tests.framework.test_store import arrays, properties, write_case
 
@@ -44,6 +45,17 @@ def test_batches_come_in_order_whatever_the_number_of_workers(workers: int):
     assert [int(next(loader)["x"][0]) for _ in range(7)] == list(range(7))
     loader.seek(1_000_000)
     assert int(next(loader)["x"][0]) == 1_000_000
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_after_a_jump_workers_make_what_is_made_alone(workers: int):
+    batches = make_batches(make_store())
+    loader = BatchLoader(batches, num_workers=workers)
+    for start in (0, 1_000_000, 3):  # a running loader jumps forwards and backwards
+        loader.seek(start)
+        for number in range(start, start + 3):
+            assert equal(next(loader), batches(number))
     loader.close()
 
 
@@ -132,6 +144,51 @@ def test_spawned_workers_make_the_same_batches_without_reading_pickles(tmp_path:
     for number in range(3):
         assert equal(next(loader), maker(number))
     loader.close()
+
+
+USERS_FILE = """
+from dataclasses import dataclass
+from framework.augmentation import IntensityTransform
+
+@dataclass(frozen=True)
+class Clip(IntensityTransform):
+    level: float = 1.0
+
+    def draw(self, uniforms, num_channels, geometry):
+        return {"level": self.level * uniforms.next()}
+
+    def apply(self, image, drawn, seed):
+        image.clamp_(max=drawn["level"])
+
+class Negative:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __call__(self, number):
+        batch = self.batches(number)
+        batch.data.neg_()
+        return batch
+"""
+
+
+def test_spawned_workers_know_classes_from_a_users_file(tmp_path: Path):
+    (tmp_path / "user_code.py").write_text(USERS_FILE)
+    negative = find_class(f"{tmp_path}/user_code.py:Negative", base=object, kind="batches", table={})
+    batches = make_batches(make_store(), preset={f"{tmp_path}/user_code.py:Clip": {"level": 0.1}})
+    assert batches(0).data.max() < 0.1
+    loader = BatchLoader(negative(batches), num_workers=1, start_method="spawn")
+    for number in range(2):
+        assert equal(next(loader), negative(batches)(number))
+    loader.close()
+
+
+@pytest.mark.filterwarnings("ignore:Got pickle error")
+def test_batches_that_cannot_be_sent_to_a_spawned_worker_are_told():
+    loader = BatchLoader(lambda number: number, num_workers=1, start_method="spawn")
+    with pytest.raises(
+        FoldwiseError, match=r"function, which makes the batches, cannot be sent to a data worker: .*<lam"
+    ):
+        next(loader)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is told by /proc")

@@ -12,8 +12,13 @@ import torch
 from framework.data.image_io import read_segmentation
 from framework.data.labels import Labels
 from framework.data.restricted_pickle import load_pickle
-from framework.errors import UnknownNameError
-from framework.inference.export import export_prediction, label_map_from_logits, probabilities_from_logits
+from framework.errors import FoldwiseError, UnknownNameError
+from framework.inference.export import (
+    export_prediction,
+    label_map_from_logits,
+    probabilities_from_logits,
+    to_scan_grid,
+)
 from framework.plans import Plans
 from framework.preprocessing.resampling import resample
 
@@ -124,3 +129,87 @@ def test_exported_files_are_those_of_nnunet(shared_data: Path, tmp_path: Path) -
     assert probabilities.shape == (3, 10, 12, 14)
     assert np.array_equal(probabilities.argmax(0), written)
     assert load_pickle(tmp_path / "case_1.5mm.pkl") == properties()
+
+
+def test_asking_for_probabilities_does_not_change_the_label_map(shared_data: Path, tmp_path: Path) -> None:
+    plans = plans_for(shared_data, spacing=[2.0, 2.0, 2.0], **TRANSPOSED)
+    logits = torch.from_numpy(np.random.default_rng(2).normal(size=(3, 4, 3, 5))).to(torch.bfloat16)
+    label_maps = [
+        export_prediction(
+            logits,
+            properties(),
+            plans,
+            plans.configuration("3d_fullres"),
+            LABELS,
+            tmp_path / "case",
+            file_ending=".nii.gz",
+            save_probabilities=save_probabilities,
+        )
+        for save_probabilities in (True, False)
+    ]
+    assert np.array_equal(label_maps[0], label_maps[1])
+    probabilities = np.load(tmp_path / "case.npz")["probabilities"]
+    assert np.array_equal(probabilities.argmax(0), label_maps[0])
+
+
+def test_splines_of_a_higher_order_are_resampled_as_the_plans_say(shared_data: Path) -> None:
+    arguments = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    plans = plans_for(shared_data, spacing=[2.0, 2.0, 2.0], resampling_fn_probabilities_kwargs=arguments)
+    logits = np.random.default_rng(0).normal(size=(3, 4, 3, 5)).astype(np.float32)
+    label_map = label_map_from_logits(logits, properties(), plans, plans.configuration("3d_fullres"), LABELS)
+    full = resample(logits, (8, 6, 10), [2.0] * 3, [1.0] * 3, order=3)
+    assert np.array_equal(label_map[2:10, 3:9, 1:11], full.argmax(0))
+
+
+def test_arrays_that_are_read_only_or_reversed_are_accepted(shared_data: Path) -> None:
+    plans = plans_for(shared_data, spacing=[2.0, 2.0, 2.0])
+    logits = np.random.default_rng(0).normal(size=(3, 4, 3, 5)).astype(np.float32)
+    expected, reversed_twice = logits.copy(), logits[:, ::-1].copy()[:, ::-1]
+    logits.setflags(write=False)
+    arguments = properties(), plans, plans.configuration("3d_fullres"), LABELS
+    for array in (logits, reversed_twice):
+        assert np.array_equal(label_map_from_logits(array, *arguments), label_map_from_logits(expected, *arguments))
+
+
+def test_logits_for_other_labels_are_refused(shared_data: Path) -> None:
+    plans = plans_for(shared_data)
+    with pytest.raises(FoldwiseError, match=r"\(4, 8, 6, 10\).*K = 3.*background, a, b"):
+        label_map_from_logits(
+            np.zeros((4, 8, 6, 10), np.float32), properties(), plans, plans.configuration("3d_fullres"), LABELS
+        )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape_before_cropping": (9, 10, 12)},
+        {"bbox_used_for_cropping": [[2, 10], [3, 9], [1, 10]]},
+        {"bbox_used_for_cropping": [[-2, 6], [3, 9], [1, 11]]},
+    ],
+    ids=["scan smaller than the box", "box of another shape", "box that begins outside"],
+)
+def test_properties_that_contradict_themselves_are_refused(shared_data: Path, changes: dict[str, Any]) -> None:
+    plans = plans_for(shared_data)
+    with pytest.raises(FoldwiseError, match=r"contradict each other.*Preprocess the case again"):
+        label_map_from_logits(
+            np.zeros((3, 8, 6, 10), np.float32), properties(**changes), plans, plans.configuration("3d_fullres"), LABELS
+        )
+
+
+def test_properties_that_say_too_little_are_refused(shared_data: Path) -> None:
+    plans, incomplete = plans_for(shared_data), properties()
+    del incomplete["bbox_used_for_cropping"]
+    with pytest.raises(FoldwiseError, match="lack bbox_used_for_cropping"):
+        label_map_from_logits(
+            np.zeros((3, 8, 6, 10), np.float32), incomplete, plans, plans.configuration("3d_fullres"), LABELS
+        )
+
+
+def test_preprocessed_image_is_put_back_into_its_scan(shared_data: Path) -> None:
+    plans = plans_for(shared_data, **TRANSPOSED)
+    data = np.random.default_rng(0).random((2, 8, 6, 10)).astype(np.float32)
+    scan = to_scan_grid(data, properties(), plans, plans.configuration("3d_fullres"))
+    assert scan.shape == (2, 10, 12, 14)
+    # The axes of the plans are (Z, X, Y) of the scan.
+    assert np.array_equal(scan[:, 3:9, 1:11, 2:10], data.transpose(0, 2, 3, 1))
+    assert scan.sum() == pytest.approx(data.sum(), rel=1e-5)

@@ -12,7 +12,7 @@ import torch
 
 from framework.augmentation import Augmentation
 from framework.data.labels import LabelKey, Labels
-from framework.data.patch_batches import PatchBatches, SampleRecipe, with_slots
+from framework.data.patch_batches import PatchBatches, ReadPatches, SampleRecipe, with_slots
 from framework.data.patch_sampling import rank_slots
 from framework.errors import CaseError, DatasetError
 
@@ -362,6 +362,40 @@ def test_reading_and_finishing_can_happen_apart() -> None:
     batches = make_batches(make_store())
     patches = pickle.loads(pickle.dumps(batches.read(2)))
     assert equal(batches.finish(patches.to("cpu")), batches(2))
+
+
+def test_what_was_read_of_a_sample_is_gone_before_the_next_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = make_batches(make_store(), preset={"rotation": {"probability": 1}})
+    held: list[int] = []
+    read_sample = ReadPatches.read_sample
+
+    def watched(patches: ReadPatches, *arguments: Any, **options: Any) -> None:
+        held.append(len(patches.boxes))
+        read_sample(patches, *arguments, **options)
+
+    monkeypatch.setattr(ReadPatches, "read_sample", watched)
+    batches(0)
+    assert held == [0, 0, 0, 0]
+
+
+def test_long_patches_that_are_read_in_several_parts_hold_the_images_voxels() -> None:
+    store = make_store((200, 10, 9), channels=1, count=1)
+    batches = make_batches(store, patch=(150, 8, 8), preset="none")
+    data, segmentation = store.cases["case_0"]
+    parts = set()
+    for iteration in range(4):
+        store.boxes.clear()
+        batch = batches(iteration)
+        parts.add(len(store.boxes) / len(batch))
+        for slot, recipe in enumerate(batches.recipes(iteration)):
+            inside = [slice(max(start, 0), min(stop, n)) for (start, stop), n in zip(recipe.box, data.shape[1:])]
+            shown = tuple(slice(part.start - start, part.stop - start) for part, (start, _) in zip(inside, recipe.box))
+            assert np.array_equal(batch.data[slot, 0][shown], data[0][tuple(inside)])
+            assert np.array_equal(batch.target[slot, 0][shown], segmentation[0][tuple(inside)].clip(0))
+            overhang = np.ones(batches.patch_size, bool)
+            overhang[shown] = False
+            assert (batch.data[slot, 0].numpy()[overhang] == 0).all()
+    assert min(parts) > 1
 
 
 def test_a_jump_to_iteration_one_million_costs_nothing() -> None:

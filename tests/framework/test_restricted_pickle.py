@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from framework.data.restricted_pickle import UnsafePickleError, dumps, load_pickle, loads, numpy_globals
+from framework.checkpoint import load_checkpoint
+from framework.data.restricted_pickle import UnsafePickleError, dumps, load_pickle, loads
 from framework.errors import FoldwiseError
 
 PLAIN = {
@@ -93,6 +93,4 @@ def test_files_of_nnunet_are_read(shared_data: Path) -> None:
     assert properties["class_locations"][1].shape == (1324, 4)
     checkpoints = list((folder / "results").rglob("checkpoint_*.pth"))
     assert checkpoints
-    with torch.serialization.safe_globals(numpy_globals()):
-        checkpoint = torch.load(checkpoints[0], map_location="cpu", weights_only=True)
-    assert checkpoint["trainer_name"] == "nnUNetTrainer"
+    assert load_checkpoint(checkpoints[0])["trainer_name"] == "nnUNetTrainer"

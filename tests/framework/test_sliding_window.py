@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import NonFiniteError
+from framework.inference.network_for_inference import prepared_for_inference
 from framework.inference.sliding_window import default_batch_size, sliding_window_logits
 from framework.inference.tiles import (
+    Tile,
     centre_padding,
-    gaussian_weights,
+    lay_tiles,
     mirror_combinations,
-    tile_slices,
     tile_starts,
 )
 
@@ -41,12 +42,21 @@ class Ramp(nn.Module):
         return torch.cat((place, -place), 1)
 
 
+def outer(tile: Tile) -> np.ndarray:
+    """The weights of all voxels of a tile, from those along its axes."""
+    assert tile.weights is not None
+    x, y, z = (along.double().numpy() for along in tile.weights)
+    return x[:, None, None] * y[:, None] * z
+
+
 def test_tiles_are_spread_evenly_and_reach_the_end() -> None:
     assert tile_starts((110,), (64,)) == [[0, 23, 46]]
     assert tile_starts((64, 65), (64, 64)) == [[0], [0, 1]]
     # 5 / 2 = 2.5 is rounded to the even neighbour
     assert tile_starts((15,), (10,), 0.3) == [[0, 2, 5]]
     assert tile_starts((20,), (10,), 1.0) == [[0, 10]]
+    # slices of a 2D network: each once
+    assert tile_starts((4,), (1,), 0.5) == [[0, 1, 2, 3]]
 
 
 def test_image_smaller_than_the_tile_is_refused() -> None:
@@ -54,29 +64,50 @@ def test_image_smaller_than_the_tile_is_refused() -> None:
         tile_starts((5,), (6,))
 
 
-def test_tile_slices_cover_every_voxel() -> None:
-    covered = np.zeros((11, 9), int)
-    for tile in tile_slices(tile_starts((11, 9), (4, 4)), (4, 4)):
-        assert covered[tile].shape == (4, 4)
-        covered[tile] += 1
+def test_tiles_cover_every_voxel() -> None:
+    covered = np.zeros((11, 9, 1), int)
+    for tile in lay_tiles((11, 9, 1), (4, 4, 1)):
+        assert covered[tile.target].shape == (4, 4, 1)
+        covered[tile.target] += 1
     assert covered.min() > 0
 
 
-def test_weights_are_scipys_gaussian_with_a_peak_of_ten() -> None:
+@pytest.mark.parametrize(("image", "tile"), [((60, 70, 41), (40, 56, 40)), ((1, 12, 30), (1, 7, 12))])
+def test_weights_are_scipys_gaussian_divided_by_its_sum_over_all_tiles(
+    image: tuple[int, ...], tile: tuple[int, ...]
+) -> None:
     from scipy.ndimage import gaussian_filter
 
-    for size in ((40, 56, 40), (7, 12)):
-        impulse = np.zeros(size)
-        impulse[tuple(length // 2 for length in size)] = 1
-        expected = gaussian_filter(impulse, [length / 8 for length in size], mode="constant")
-        expected *= 10 / expected.max()
-        weights = gaussian_weights(size)
-        assert np.allclose(weights.numpy(), expected, rtol=1e-4, atol=1e-12)
-        assert weights.min() > 0
+    impulse = np.zeros(tile)
+    impulse[tuple(length // 2 for length in tile)] = 1
+    gaussian = gaussian_filter(impulse, [length / 8 for length in tile], mode="constant")
+    total = np.zeros(image)
+    tiles = lay_tiles(image, tile)
+    for each in tiles:
+        total[each.target] += gaussian
+    assert len(tiles) > 1
+    for each in tiles:
+        assert np.allclose(outer(each), gaussian / total[each.target], rtol=1e-3, atol=1e-7)
 
 
-def test_no_weight_vanishes_where_the_gaussian_underflows() -> None:
-    assert gaussian_weights((2, 2, 400, 400)).min() > 0
+@pytest.mark.parametrize("use_gaussian", [True, False])
+def test_weights_of_a_voxel_add_up_to_one(use_gaussian: bool) -> None:
+    # A tile of 400 voxels has weights between its centre and its corner that differ by a factor of e^24.
+    image = (9, 5, 1000)
+    total = np.zeros(image)
+    for tile in lay_tiles(image, (4, 8, 400), use_gaussian=use_gaussian):
+        total[tile.target] += outer(tile)
+        assert outer(tile).min() > 0
+    assert np.allclose(total, 1, atol=1e-6)
+
+
+def test_voxels_under_a_single_tile_count_fully() -> None:
+    first, *_ = lay_tiles((8, 8, 100), (8, 8, 8), step=1.0)
+    assert (outer(first)[..., 0] == 1).all()
+    (only,) = lay_tiles((5, 8, 8), (8, 8, 8))
+    assert only.weights is None
+    # Three voxels of padding, the odd one behind: the image lies in voxels 1 to 5 of the tile.
+    assert (only.inner[0], only.target[0]) == (slice(1, 6), slice(0, 5))
 
 
 def test_mirroring_takes_every_set_of_axes() -> None:
@@ -158,9 +189,55 @@ def test_default_batches_are_bounded_by_voxels() -> None:
     assert default_batch_size((128, 128, 128), cpu) == 1
 
 
+def test_slices_of_a_2d_network_go_through_it_together() -> None:
+    data = torch.randn(1, 5, 12, 20)
+    batched, one_by_one = Pointwise(), Pointwise()
+    together = sliding_window_logits(batched, data, (12, 20), batch_size=4)
+    assert batched.batch_sizes == [4, 1]
+    assert torch.equal(together, sliding_window_logits(one_by_one, data, (12, 20), batch_size=1))
+    assert one_by_one.batch_sizes == [1] * 5
+    default = Pointwise()
+    sliding_window_logits(default, data, (12, 20))
+    assert default.batch_sizes == [5]
+
+
+def test_several_networks_are_averaged() -> None:
+    double, triple = Pointwise(), Pointwise()
+    torch.nn.init.constant_(triple.scale, 3.0)
+    data = torch.randn(1, 8, 8, 13)
+    logits = sliding_window_logits([double, triple], data, (8, 8, 8), mirror_axes=(0, 2))
+    assert torch.allclose(logits, torch.cat((data, 2.5 * data, data.square())), atol=1e-5)
+
+
+def test_an_output_that_the_network_keeps_is_not_changed() -> None:
+    class Remembers(nn.Module):
+        kept = torch.arange(8.0).expand(1, 2, 4, 4, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.kept
+
+    logits = sliding_window_logits(Remembers(), torch.zeros(1, 4, 4, 8), (4, 4, 8), mirror_axes=(0, 2), batch_size=1)
+    assert torch.allclose(logits, torch.full((2, 4, 4, 8), 3.5))
+    assert torch.equal(Remembers.kept[0, 0, 0, 0], torch.arange(8.0))
+
+
+def test_half_precision_of_the_network_is_summed_in_full_precision() -> None:
+    network = nn.Conv3d(1, 2, 3, padding=1)
+    data = torch.randn(1, 8, 8, 30)
+    exact = sliding_window_logits(network, data, (8, 8, 8), mirror_axes=(0, 1))
+    rounded = sliding_window_logits(network, data, (8, 8, 8), mirror_axes=(0, 1), autocast_dtype=torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    # bfloat16 has 8 bits; a sum of such numbers in bfloat16 would be one itself.
+    assert 0 < (rounded - exact).abs().max() < 0.05
+    assert not torch.equal(rounded, rounded.bfloat16().float())
+
+
+REFERENCE_CASES = ("hippocampus_024", "hippocampus_040", "hippocampus_041", "hippocampus_045", "hippocampus_053")
+
+
 @pytest.mark.parametrize("mirroring", ["with", "without"])
 def test_reference_model_predicts_as_in_nnunet(shared_data: Path, mirroring: str) -> None:
-    from framework.data.restricted_pickle import numpy_globals
+    from framework.checkpoint import load_checkpoint
     from framework.data.store import CaseStore
     from framework.networks import build_network, from_nnunet_state
     from framework.plans import Plans
@@ -168,13 +245,12 @@ def test_reference_model_predicts_as_in_nnunet(shared_data: Path, mirroring: str
     reference = shared_data / "nnunet_reference"
     folder = next((reference / "results").glob("*/*__3d_cpu"))
     configuration = Plans.from_file(folder / "plans.json").configuration("3d_cpu")
-    with torch.serialization.safe_globals(numpy_globals()):
-        checkpoint = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    checkpoint = load_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
     network = build_network(configuration.architecture, 1, 3, True)
     network.load_state_dict(from_nnunet_state(checkpoint["network_weights"]))
-    network.to(memory_format=torch.channels_last_3d)
+    network = prepared_for_inference(network)
     store = CaseStore(next((reference / "preprocessed").glob("*/nnUNetPlans_3d_fullres")))
-    for case in ("hippocampus_024", "hippocampus_053"):
+    for case in REFERENCE_CASES:
         data, _ = store.read(case, None)
         logits = sliding_window_logits(
             network,

@@ -120,6 +120,16 @@ def test_handles_that_are_kept_open_have_a_limit(folder: Path, monkeypatch: pyte
     assert list(store._opened.__dict__) == ["c_seg", "a"]
 
 
+def test_packed_files_that_are_kept_open_have_a_limit_in_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Their pages count as memory of every worker.
+    monkeypatch.setattr("framework.data.store._MAX_OPEN_BYTES", 1)
+    store = CaseStore(folder, mode="packed")
+    whole = {case: CaseStore(folder, mode="memory").read(case)[0] for case in store.case_names}
+    for case in [*store.case_names, *store.case_names]:
+        np.testing.assert_array_equal(store.read(case)[0], whole[case])
+        assert list(store._opened.__dict__) == [case]
+
+
 def test_unpacked_copies_are_reused_until_the_packed_files_change(folder: Path) -> None:
     store = CaseStore(folder, mode="unpacked")
     store.prepare()

@@ -11,13 +11,9 @@ import pytest
 
 from framework.data.image_io import write_segmentation
 from framework.errors import CaseError, DatasetError
-from framework.evaluation.summary import (
-    evaluate_folder,
-    read_summary,
-    score_case,
-    summarise,
-    write_summary,
-)
+from framework.evaluation.overlap import score_case
+from framework.evaluation.summary import read_summary, summarise, write_summary
+from tests.builders import summary_of_folders
 
 GEOMETRY = {
     "spacing": [1.0, 1.0, 1.0],
@@ -94,7 +90,7 @@ def test_reference_predictions_get_the_scores_of_nnunet(shared_data: Path) -> No
     folder = next((reference / "results").glob("*/*__3d_cpu"))
     theirs = read_summary(folder / "fold_0" / "validation" / "summary.json")
     by_name = {Path(case["prediction_file"]).name: case["metrics"] for case in theirs["metric_per_case"]}
-    ours = evaluate_folder(
+    ours = summary_of_folders(
         shared_data / "Dataset004_Hippocampus" / "labelsTr", reference / "predicted_with_mirroring", [1, 2]
     )
     compared = 0
@@ -115,11 +111,14 @@ def test_folder_is_scored_in_order_and_written_like_nnunet(tmp_path: Path) -> No
         for folder in ("references", "predictions"):
             labels = generator.integers(0, 3, (3, 4, 5)).astype(np.uint8)
             write_segmentation(labels, tmp_path / folder / f"{name}.nii.gz", GEOMETRY)
-    summary = evaluate_folder(tmp_path / "references", tmp_path / "predictions", [1, (1, 2), (7,)], num_threads=2)
+    summary = summary_of_folders(tmp_path / "references", tmp_path / "predictions", [1, (1, 2), (7,)])
     write_summary(summary, tmp_path / "summary.json")
     text = (tmp_path / "summary.json").read_text()
-    assert "NaN" in text
+    assert "NaN" not in text
     written = json.loads(text)
+    # nobody has label 7: null, where nnU-Net writes NaN
+    assert written["mean"]["(7,)"]["Dice"] is None
+    assert written["foreground_mean"]["Dice"] is None
     assert list(written) == ["foreground_mean", "mean", "metric_per_case"]
     assert set(written["mean"]) == {"1", "(1, 2)", "(7,)"}
     files = [Path(case["prediction_file"]).name for case in written["metric_per_case"]]
@@ -127,17 +126,39 @@ def test_folder_is_scored_in_order_and_written_like_nnunet(tmp_path: Path) -> No
     assert set(read_summary(tmp_path / "summary.json")["mean"]) == {1, (1, 2), (7,)}
 
 
+def test_summaries_with_null_and_with_nan_are_read_alike(tmp_path: Path) -> None:
+    texts = {"ours": "null", "theirs": "NaN"}
+    for name, undefined in texts.items():
+        (tmp_path / name).write_text(
+            '{"foreground_mean": {"Dice": UNDEFINED}, "mean": {"1": {"Dice": 0.5}, "(1, 2)": {"Dice": UNDEFINED}}, '
+            '"metric_per_case": [{"metrics": {"1": {"Dice": UNDEFINED}}}]}'.replace("UNDEFINED", undefined)
+        )
+        summary = read_summary(tmp_path / name)
+        assert math.isnan(summary["foreground_mean"]["Dice"])
+        assert math.isnan(summary["mean"][1, 2]["Dice"])
+        assert math.isnan(summary["metric_per_case"][0]["metrics"][1]["Dice"])
+        assert summary["mean"][1]["Dice"] == 0.5
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"foreground_mean": {}, "mean": {"liver": {}}, "metric_per_case": []}'])
+def test_a_file_that_is_no_summary_is_one_message(tmp_path: Path, text: str) -> None:
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"summary\.json is no summary of scores"):
+        read_summary(tmp_path / "summary.json")
+
+
 def test_prediction_without_reference_is_named(tmp_path: Path) -> None:
     (tmp_path / "references").mkdir()
-    with pytest.raises(DatasetError, match=r"no files that end in \.nii\.gz"):
-        evaluate_folder(tmp_path / "references", tmp_path, [1])
+    with pytest.raises(DatasetError, match=r"references holds no label images"):
+        summary_of_folders(tmp_path / "references", tmp_path, [1])
+    write_segmentation(np.zeros((2, 2, 2), np.uint8), tmp_path / "references" / "other.nii.gz", GEOMETRY)
     write_segmentation(np.zeros((2, 2, 2), np.uint8), tmp_path / "predictions" / "lost.nii.gz", GEOMETRY)
-    with pytest.raises(DatasetError, match=r"lost\.nii\.gz"):
-        evaluate_folder(tmp_path / "references", tmp_path / "predictions", [1])
+    with pytest.raises(DatasetError, match=r"Predicted: lost"):
+        summary_of_folders(tmp_path / "references", tmp_path / "predictions", [1])
 
 
 def test_prediction_on_another_grid_is_named(tmp_path: Path) -> None:
     write_segmentation(np.zeros((2, 2, 2), np.uint8), tmp_path / "references" / "case.nii.gz", GEOMETRY)
     write_segmentation(np.zeros((2, 2, 3), np.uint8), tmp_path / "predictions" / "case.nii.gz", GEOMETRY)
     with pytest.raises(CaseError, match=r"case 'case'.*shape"):
-        evaluate_folder(tmp_path / "references", tmp_path / "predictions", [1])
+        summary_of_folders(tmp_path / "references", tmp_path / "predictions", [1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from framework.data.previous_stage_errors import StageErrors
 from framework.errors import CaseError, DatasetError
 from tests.builders import TINY, make_tiny_dataset, use_roots
 from trainers import SegmentationTrainer
@@ -67,6 +69,7 @@ def test_without_the_first_stage_the_message_names_the_commands() -> None:
     message = str(caught.value)
     assert "6 of 6 cases are missing" in message
     assert "fw_train Dataset007_Tiny 3d_lowres FOLD -tr SegmentationTrainer -p laptop" in message
+    assert "with FOLD 0, 1, 2, 3 and 4." in message
 
 
 def test_the_first_stage_leaves_its_segmentations_on_the_grid_of_the_next(first_stage: SegmentationTrainer) -> None:
@@ -79,6 +82,48 @@ def test_the_first_stage_leaves_its_segmentations_on_the_grid_of_the_next(first_
         assert written.dtype == np.uint8
         assert written.shape == blosc2.open(str(fullres / f"{case}.b2nd")).shape[1:]
         assert set(np.unique(written[...])) <= {0, 1, 2}
+
+
+def test_the_next_stage_need_not_be_preprocessed_before_the_first_is_validated(
+    first_stage: SegmentationTrainer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The shapes that its cases will have follow from those of the scans."""
+    from trainers.cascade import _next_stage_shape
+
+    preprocessed = {
+        case: blosc2.open(str(first_stage.dataset_folder / "laptop_3d_fullres" / f"{case}.b2nd")).shape[1:]
+        for case in first_stage.validation_cases
+    }
+    monkeypatch.setattr(SegmentationTrainer, "dataset_folder", tmp_path)
+    for case, shape in preprocessed.items():
+        properties = first_stage.store.properties(case)
+        assert _next_stage_shape(first_stage, case, properties, "3d_cascade_fullres") == shape
+
+
+def test_mistakes_of_the_first_stage_are_drawn_for_training_only(first_stage: SegmentationTrainer) -> None:
+    """Of the drawn ones most can be seen; samples without any have the labels as they were predicted."""
+    trainer = trainer_of("3d_cascade_fullres")
+    training, validation = trainer.build_batches()
+    assert not any(recipe.stage_errors.operations for number in range(20) for recipe in validation.recipes(number))
+    seen = {"operations": 0, "removals": 0, "neither": 0}
+    for number in range(60):
+        patches = training.read(number)
+        recipes = training.recipes(number)
+        channels = training.finish(patches).data[:, 1:]
+        perfect = training.read(number)
+        perfect.recipes = [dataclasses.replace(recipe, stage_errors=StageErrors()) for recipe in recipes]
+        as_predicted = training.finish(perfect).data[:, 1:]
+        for recipe, sample, expected in zip(recipes, channels, as_predicted):
+            errors = recipe.stage_errors
+            same = torch.equal(sample, expected)
+            if not errors.operations and not errors.removals:
+                assert same
+                seen["neither"] += 1
+            elif not same:
+                seen["operations" if errors.operations else "removals"] += 1
+    # 120 samples; nnU-Net changes 40% of them and takes parts away in 20%, each label with a chance of a half.
+    assert seen["operations"] > 10
+    assert seen["neither"] > 30
 
 
 def test_the_next_stage_trains_and_validates_with_them(first_stage: SegmentationTrainer) -> None:

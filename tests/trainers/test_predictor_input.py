@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from framework.errors import CaseError, CheckpointError, DatasetError, FoldwiseError
+from framework.errors import CheckpointError, DatasetError, FoldwiseError
 from framework.inference import Predictor
+from framework.inference.prediction_report import FailedCases
 from tests.builders import TINY, make_tiny_dataset, use_roots
 from tests.framework.dicom_builder import write_series
 from trainers import SegmentationTrainer
@@ -75,5 +76,5 @@ def test_scans_that_cannot_be_segmented_are_named(model: Path, tmp_path: Path):
     broken = np.zeros((9, 20, 21), np.float32)
     broken[1, 2, 3] = np.nan
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(broken), str(tmp_path / "scan_0000.nii.gz"))
-    with pytest.raises(CaseError, match=r"case 'scan': .*scan_0000.nii.gz has 1 NaN"):
+    with pytest.raises(FailedCases, match=r"scan +reading +.*scan_0000.nii.gz has 1 NaN"):
         predictor.predict_files(tmp_path, tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,19 @@ def test_a_continued_run_takes_new_numbers_and_records_them(run_of_one_epoch: No
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
-    [("patch_size", [32, 32, 32]), ("architecture.arch_kwargs.n_stages", 2), ("training.seed", 9), ("batch_size", 5)],
+    ("path", "value", "field"),
+    [
+        ("patch_size", [32, 32, 32], "patch_size"),
+        ("architecture.arch_kwargs.n_stages", 2, "architecture"),
+        ("training.seed", 9, "training.seed"),
+        ("batch_size", 5, "batch_size"),
+        ('training["optimizer"].name', "SGD", "training.optimizer"),
+    ],
 )
-def test_a_continued_run_refuses_what_would_break_it_by_name(run_of_one_epoch: None, path: str, value: object):
-    field = "architecture" if path.startswith("architecture") else path
-    with pytest.raises(PlansError, match=f"--set {path}: .* cannot change '{field}'"):
+def test_a_continued_run_refuses_what_would_break_it_by_name(
+    run_of_one_epoch: None, path: str, value: object, field: str
+):
+    with pytest.raises(PlansError, match=f"--set {re.escape(path)}: .* cannot change '{field}'"):
         tiny(overrides={path: value}, resume=True)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ def test_a_fold_is_trained_validated_and_documented(folder: Path, capsys: pytest
     summary = json.loads(run.validation_summary.read_text())
     assert len(summary["metric_per_case"]) == len(trainer.validation_cases) == 2
     assert set(summary["mean"]) == {"1", "2"}
-    assert len(list(run.validation.glob("*.png"))) == 1
+    assert {path.name for path in (run.validation / "pictures").iterdir()} == {"worst_1.png", "best.png"}
+    lines = (run.validation / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 2  # a heading, and for each case two labels
+    assert {"Dice", "HD95 (mm)", "ASSD (mm)", "NSD"} <= set(lines[0].split(","))
     assert json.loads(run.plans.read_text())["configurations"]["3d_fullres"]["training"]["num_epochs"] == 2
     printed = capsys.readouterr().out
     assert "mean validation Dice: " in printed
@@ -167,15 +171,17 @@ def test_validation_goes_on_where_it_was_interrupted(folder: Path, monkeypatch: 
     import trainers.fold_validation as fold_validation
 
     predicted: list[str] = []
-    original = fold_validation._predict_case
+    original = fold_validation._write_case
 
-    def counting(trainer: SegmentationTrainer, case: str) -> None:
+    def counting(trainer: SegmentationTrainer, case: str, *more: Any) -> None:
         predicted.append(case)
-        original(trainer, case)
+        original(trainer, case, *more)
         if len(predicted) == 1:
             trainer.request_stop("test", immediately=True)
 
-    monkeypatch.setattr(fold_validation, "_predict_case", counting)
+    # Written in the thread that predicts: the signal comes when the second case has not begun.
+    monkeypatch.setattr(fold_validation, "predict_cases", partial(fold_validation.predict_cases, num_writers=0))
+    monkeypatch.setattr(fold_validation, "_write_case", counting)
     first = tiny()
     first.run_training()
     assert first.run_folder is not None
@@ -214,6 +220,7 @@ def test_regions_and_two_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert trainer.run_folder is not None
     summary = json.loads(trainer.run_folder.validation_summary.read_text())
     assert set(summary["mean"]) == {"(1, 2, 3)", "(2, 3)", "3"}
+    assert len(list((trainer.run_folder.validation / "pictures").iterdir())) == 2
 
 
 def test_a_2d_configuration_trains(folder: Path):

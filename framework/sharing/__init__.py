@@ -1,0 +1,1 @@
+"""Trained models as one file: packed for others, and taken in from strangers without trusting them."""
