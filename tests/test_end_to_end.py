@@ -32,7 +32,7 @@ def test_the_readmes_main_command_learns_the_phantom(tmp_path: Path):
     assert mean_dice(output) > 0.8
     run = tmp_path / "fw_data/results/Dataset000_Phantom/SegmentationTrainer__example__3d_fullres/fold_0"
     assert (run / "progress.png").stat().st_size > 10_000
-    assert len(list((run / "validation/pictures").iterdir())) == 5
+    assert len(list((run / "validation/pictures").iterdir())) == 8
     assert len((run / "history.jsonl").read_text().splitlines()) == 8
 
 

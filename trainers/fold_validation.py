@@ -241,7 +241,8 @@ def _finish(trainer: SegmentationTrainer, evaluation: Evaluation, record: Valida
     write_metrics_table(table, evaluation.cases, evaluation.labels.names)
     write_summary(summary, run.validation_summary)
     drawn = draw_validation_pictures(trainer, evaluation, pictures)
-    record.complete()
+    if not trainer.interrupted:
+        record.complete()
     for case, remarks in evaluation.remarks.items():
         trainer.report(f"case '{case}': {'; '.join(remarks)}")
     for key, name in evaluation.labels.names.items():

@@ -1,7 +1,8 @@
-"""Pictures of some validation cases: the worst, the one in the middle, and the best."""
+"""A picture of every validation case, the worst first."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,26 +18,25 @@ from framework.inference.scan_grid import ScanGrid
 if TYPE_CHECKING:
     from trainers.segmentation import SegmentationTrainer
 
-_NAMES = ("best", "worst_1", "median", "worst_2", "worst_3")
-_WORDS = {"best": "the best", "worst_1": "the worst", "worst_2": "second worst", "worst_3": "third worst",
-          "median": "the median"}  # fmt: skip
+_PICTURE = re.compile(r"\d{3,}_.+\.png")
 
 
 def draw_validation_pictures(trainer: SegmentationTrainer, evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write ``worst_1.png``, ``worst_2.png``, ``worst_3.png``, ``median.png`` and ``best.png``.
+    """Write ``001_CASE.png``, ``002_CASE.png``, ... in ascending order of mean Dice: the first shows the worst case.
 
-    The names say nothing of the cases, so that a later validation replaces them; of few cases there are fewer. A
-    picture that cannot be drawn is reported: the scores are worth more.
+    Pictures of an earlier validation are removed. One that cannot be drawn is reported: the scores are worth more.
+    A signal ends the drawing.
     """
+    for path in folder.glob("*.png"):
+        if _PICTURE.fullmatch(path.name):
+            path.unlink()
     ranked = worst_cases(evaluation, len(evaluation.cases))
-    chosen = _chosen(len(ranked))
-    for name in set(_NAMES) - set(chosen):
-        (folder / f"{name}.png").unlink(missing_ok=True)
     pictures = []
-    for name, rank in sorted(chosen.items(), key=lambda item: item[1]):
-        case, dice = ranked[rank]
-        path = folder / f"{name}.png"
-        title = f"{case}: mean Dice {dice:.3f}, {_WORDS[name]} of {len(ranked)} validation cases"
+    for place, (case, dice) in enumerate(ranked, start=1):
+        if trainer.interrupted:
+            break
+        path = folder / f"{place:03d}_{case}.png"
+        title = f"{case}: mean Dice {dice:.3f}, {_place(place, len(ranked))} of {len(ranked)} validation cases"
         try:
             _draw(trainer, evaluation, case, path, title)
             pictures.append(path)
@@ -45,14 +45,10 @@ def draw_validation_pictures(trainer: SegmentationTrainer, evaluation: Evaluatio
     return pictures
 
 
-def _chosen(number: int) -> dict[str, int]:
-    """Name of a picture -> place of its case, the worst being 0. No case is drawn twice."""
-    places = dict(zip(_NAMES, (number - 1, 0, number // 2, 1, 2)))
-    chosen: dict[int, str] = {}
-    for name, place in places.items():
-        if 0 <= place < number:
-            chosen.setdefault(place, name)
-    return {name: place for place, name in chosen.items()}
+def _place(place: int, number: int) -> str:
+    if place == number:
+        return "the best"
+    return "the worst" if place == 1 else f"number {place} from the worst"
 
 
 def _draw(trainer: SegmentationTrainer, evaluation: Evaluation, case: str, path: Path, title: str) -> None:

@@ -28,7 +28,6 @@ __all__ = [
     "label_map_from_logits",
     "probabilities_from_logits",
     "save_probability_file",
-    "to_scan_grid",
 ]
 
 Logits = np.ndarray | Tensor
@@ -158,19 +157,3 @@ def _as_tensor(logits: Logits) -> Tensor:
             logits = torch.from_numpy(logits)
     logits = logits.detach()
     return logits if logits.device.type in ("cpu", "cuda") else logits.cpu()
-
-
-def to_scan_grid(
-    data: np.ndarray, properties: Mapping[str, Any], plans: Plans, configuration: Configuration
-) -> np.ndarray:
-    """A preprocessed image (C, X, Y, Z) on the grid of its scan, 0 where it was cropped; for pictures."""
-    grid = ScanGrid.of(properties, plans, configuration)
-    whole = np.zeros((len(data), *grid.scan_shape), np.float32)
-    grid.box_of(whole)[...] = _resampling(plans, configuration)(
-        np.asarray(data),
-        grid.shape,
-        grid.network_spacing,
-        grid.spacing,
-        **configuration.resampling_fn_probabilities_kwargs,
-    )
-    return whole

@@ -17,7 +17,6 @@ from framework.inference.export import (
     export_prediction,
     label_map_from_logits,
     probabilities_from_logits,
-    to_scan_grid,
 )
 from framework.plans import Plans
 from framework.preprocessing.resampling import resample
@@ -203,13 +202,3 @@ def test_properties_that_say_too_little_are_refused(shared_data: Path) -> None:
         label_map_from_logits(
             np.zeros((3, 8, 6, 10), np.float32), incomplete, plans, plans.configuration("3d_fullres"), LABELS
         )
-
-
-def test_preprocessed_image_is_put_back_into_its_scan(shared_data: Path) -> None:
-    plans = plans_for(shared_data, **TRANSPOSED)
-    data = np.random.default_rng(0).random((2, 8, 6, 10)).astype(np.float32)
-    scan = to_scan_grid(data, properties(), plans, plans.configuration("3d_fullres"))
-    assert scan.shape == (2, 10, 12, 14)
-    # The axes of the plans are (Z, X, Y) of the scan.
-    assert np.array_equal(scan[:, 3:9, 1:11, 2:10], data.transpose(0, 2, 3, 1))
-    assert scan.sum() == pytest.approx(data.sum(), rel=1e-5)

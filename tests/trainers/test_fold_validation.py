@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,11 +20,11 @@ import trainers.fold_validation as fold_validation
 from framework.data.image_io import read_segmentation
 from framework.errors import CaseError, FoldwiseError
 from framework.evaluation.summary import read_summary
-from framework.inference.export import to_scan_grid
 from framework.inference.scan_grid import ScanGrid
+from framework.preprocessing.resampling import RESAMPLING
 from tests.builders import TINY, make_tiny_dataset, use_roots
-from trainers import SegmentationTrainer
-from trainers.validation_pictures import ScanOfPreprocessed, _chosen
+from trainers import SegmentationTrainer, validation_pictures
+from trainers.validation_pictures import ScanOfPreprocessed
 
 SHORT = TINY | {"training.num_epochs": 1}
 
@@ -91,6 +92,16 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def worst_first(trainer: SegmentationTrainer, summary: dict[str, Any]) -> set[str]:
+    """What the pictures of all validation cases are called."""
+    means = {}
+    for case, entry in zip(trainer.validation_cases, summary["metric_per_case"], strict=True):
+        dice = [scores["Dice"] for scores in entry["metrics"].values() if not math.isnan(scores["Dice"])]
+        means[case] = sum(dice) / len(dice)
+    ranked = sorted(means, key=lambda case: means[case])
+    return {f"{place:03d}_{case}.png" for place, case in enumerate(ranked, start=1)}
+
+
 def test_scores_tables_and_pictures_are_written(fold: SegmentationTrainer, messages: list[str]) -> None:
     summary = fold.validate_fold()
     folder = validation_of(fold)
@@ -107,7 +118,7 @@ def test_scores_tables_and_pictures_are_written(fold: SegmentationTrainer, messa
             assert entry["metrics"][label]["Dice"] == pytest.approx(dice)
             assert float(rows[case, label]["Dice"]) == pytest.approx(dice, abs=1e-5)
             assert rows[case, label]["name"] == name
-    assert names_in(folder / "pictures") == {"worst_1.png", "best.png"}
+    assert names_in(folder / "pictures") == worst_first(fold, summary)
     assert f"mean validation Dice: {summary['foreground_mean']['Dice']:.4f}" in messages
 
 
@@ -272,27 +283,53 @@ def test_pictures_never_replace_the_predictions_of_png_datasets(
     )
     trainer.run_training()
     folder = validation_of(trainer)
+    summary = read_summary(folder / "summary.json")
     for case in trainer.validation_cases:
         prediction, _ = read_segmentation(folder / f"{case}.png")
         assert prediction.shape[0] == prediction.shape[1] == 1
         assert set(np.unique(prediction)) <= {0, 1, 2}
-    assert names_in(folder / "pictures") == {"worst_1.png", "best.png"}
+    assert names_in(folder / "pictures") == worst_first(trainer, summary)
     assert not [message for message in messages if "could not be drawn" in message]
 
 
-@pytest.mark.parametrize(
-    ("number", "names"),
-    [
-        (0, {}),
-        (1, {"best": 0}),
-        (2, {"worst_1": 0, "best": 1}),
-        (3, {"worst_1": 0, "median": 1, "best": 2}),
-        (5, {"worst_1": 0, "worst_2": 1, "median": 2, "best": 4}),
-        (9, {"worst_1": 0, "worst_2": 1, "worst_3": 2, "median": 4, "best": 8}),
-    ],
-)
-def test_no_case_is_drawn_twice(number: int, names: dict[str, int]) -> None:
-    assert _chosen(number) == names
+def test_pictures_of_an_earlier_validation_are_removed_and_others_stay(fold: SegmentationTrainer) -> None:
+    folder = validation_of(fold) / "pictures"
+    folder.mkdir(parents=True)
+    for name in ("001_somebody.png", "012_else.png", "mine.png"):
+        (folder / name).touch()
+    summary = fold.validate_fold()
+    assert names_in(folder) == {*worst_first(fold, summary), "mine.png"}
+
+
+def test_a_signal_ends_the_drawing_and_the_pictures_come_with_the_next_start(
+    fold: SegmentationTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = validation_pictures._draw
+
+    def draw_one(*arguments: Any) -> None:
+        draw(*arguments)
+        fold.request_stop("test", immediately=True)
+
+    monkeypatch.setattr(validation_pictures, "_draw", draw_one)
+    fold.validate_fold()
+    folder = validation_of(fold)
+    assert len(names_in(folder / "pictures")) == 1
+    predicted = {case: (folder / f"{case}.nii.gz").stat().st_mtime_ns for case in fold.validation_cases}
+    monkeypatch.undo()
+    fold.interrupted = False
+    fold.validate_fold()
+    assert len(names_in(folder / "pictures")) == len(fold.validation_cases)
+    assert predicted == {case: (folder / f"{case}.nii.gz").stat().st_mtime_ns for case in fold.validation_cases}
+
+
+def on_scan_grid(data: np.ndarray, properties: dict[str, Any], plans: Any, configuration: Any) -> np.ndarray:
+    """A preprocessed image (C, X, Y, Z) on the grid of its scan, whole; 0 where it was cropped."""
+    grid = ScanGrid.of(properties, plans, configuration)
+    whole = np.zeros((len(data), *grid.scan_shape), np.float32)
+    resample = RESAMPLING[configuration.resampling_fn_probabilities]
+    arguments = (grid.shape, grid.network_spacing, grid.spacing)
+    grid.box_of(whole)[...] = resample(data, *arguments, **configuration.resampling_fn_probabilities_kwargs)
+    return whole
 
 
 def test_preprocessed_scans_are_shown_where_they_lie_in_the_scan(fold: SegmentationTrainer) -> None:
@@ -306,7 +343,7 @@ def test_preprocessed_scans_are_shown_where_they_lie_in_the_scan(fold: Segmentat
         "shape_after_cropping_and_before_resampling": (x + 1, 2 * y - 2, z),
     }
     plans: Any = SimpleNamespace(source="plans", transpose_forward=(2, 0, 1), transpose_backward=(1, 2, 0))
-    whole = to_scan_grid(data[:1] + 10, changed, plans, fold.configuration)[0]
+    whole = on_scan_grid(data[:1] + 10, changed, plans, fold.configuration)[0]
     view = ScanOfPreprocessed(data[0] + 10, ScanGrid.of(changed, plans, fold.configuration))
     assert view.shape == whole.shape == (2 * y + 5, z + 3, x + 9)
     for axis, length in enumerate(whole.shape):

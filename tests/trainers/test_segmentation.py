@@ -55,7 +55,9 @@ def test_a_fold_is_trained_validated_and_documented(folder: Path, capsys: pytest
     summary = json.loads(run.validation_summary.read_text())
     assert len(summary["metric_per_case"]) == len(trainer.validation_cases) == 2
     assert set(summary["mean"]) == {"1", "2"}
-    assert {path.name for path in (run.validation / "pictures").iterdir()} == {"worst_1.png", "best.png"}
+    pictures = sorted(path.name for path in (run.validation / "pictures").iterdir())
+    assert [name[:4] for name in pictures] == ["001_", "002_"]
+    assert {name[4:-4] for name in pictures} == set(trainer.validation_cases)
     lines = (run.validation / "metrics.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 2  # a heading, and for each case two labels
     assert {"Dice", "HD95 (mm)", "ASSD (mm)", "NSD"} <= set(lines[0].split(","))
