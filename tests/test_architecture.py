@@ -21,7 +21,7 @@ BOTTOM = {
     "framework.training_settings", "framework.legacy_plans", "framework.plans", "framework.run_folder",
     "framework.schedules", "framework.allocator", "framework.experiment", "framework.plans_schema",
     "framework.extensions", "framework.resumed_overrides", "framework.processors",
-    "framework.field_path", "framework.worker_extensions",
+    "framework.field_path", "framework.stop_signal", "framework.worker_extensions",
 }  # fmt: skip
 LOOP = {
     "framework.base_trainer", "framework.hook", "framework.parameter_update", "framework.checkpoint",

@@ -11,8 +11,9 @@ from typing import Any
 
 from framework.errors import FoldwiseError
 
-DONE, DEFECT, WRONG_INPUT, REQUEUE = 0, 1, 2, 75
-"""Exit codes: 75 means that a signal stopped the run, a checkpoint is saved, and the same command with --c goes on."""
+DONE, DEFECT, WRONG_INPUT, REQUEUE, INTERRUPTED = 0, 1, 2, 75, 130
+"""Exit codes: 75 means that a signal stopped the run, a checkpoint is saved, and the same command with --c goes on; 130
+is what a shell gives for a program that Ctrl-C has ended."""
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -33,7 +34,7 @@ def run_command(command: Callable[[], int]) -> int:
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def one_thread_a_process() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 
-from framework.commands.common import DONE, WRONG_INPUT, run_command
+from framework.commands.common import DONE, INTERRUPTED, REQUEUE, WRONG_INPUT, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -145,13 +146,13 @@ def _predict(options: argparse.Namespace) -> int:
     # A thread that waits for another spins for a while before it sleeps, here in the way of readers and writers.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from framework.commands.progress_bar import ProgressBar
-    from framework.commands.stop_signal import StopSignal
     from framework.evaluation.picture import draw_case
     from framework.inference import Predictor
     from framework.inference.file_prediction import predict_to_files
     from framework.inference.model_folder import find_model_folder
     from framework.inference.prediction_options import Observer, PredictionOptions
     from framework.inference.prediction_report import failure_table
+    from framework.stop_signal import StopSignal
 
     started = time.monotonic()
     how = PredictionOptions(
@@ -199,7 +200,7 @@ def _predict(options: argparse.Namespace) -> int:
             "--continue_prediction goes on.",
             file=sys.stderr,
         )
-        return stop.exit_code
+        return INTERRUPTED if stop.received == signal.SIGINT else REQUEUE
     return WRONG_INPUT if report.failures else DONE
 
 

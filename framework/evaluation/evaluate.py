@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,13 @@ from framework.data.geometry import check_grid
 from framework.data.image_io import Properties, read_segmentation
 from framework.data.labels import LabelKey
 from framework.data.value_counts import count_values
-from framework.errors import CaseError, FoldwiseError
+from framework.errors import FoldwiseError
 from framework.evaluation.case_pairs import CasePairs
+from framework.evaluation.cases import Progress, for_each_case
 from framework.evaluation.overlap import OVERLAP_NAMES, Metrics
 from framework.evaluation.scored_labels import ScoredLabels
 from framework.evaluation.scores import Tolerances, score_volumes
 from framework.evaluation.summary import summarise
-
-Progress = Callable[[str, int, int], None]
-"""Told after every case: what is being done, cases done, cases in all."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +89,13 @@ def evaluate_pairs(
         )
         return scores, remarks
 
-    results, failures = _over_cases(score, list(pairs.files), "scored", num_threads, progress)
+    outcome = for_each_case(pairs.files, score, num_threads=num_threads, what="scored", progress=progress)
+    results = outcome.results
     return Evaluation(
         labels,
         cases={case: scores for case, (scores, _) in results.items()},
         files={case: pairs.files[case] for case in results},
-        failures=failures,
+        failures=outcome.failures,
         remarks={case: remarks for case, (_, remarks) in results.items() if remarks},
     )
 
@@ -139,7 +136,9 @@ def labels_in_references(
         return set(count_values(read_segmentation(pairs.files[case][0])[0]))
 
     # A reference that cannot be read is a failure of its case when it is scored.
-    found, _ = _over_cases(values, list(pairs.files), "looking for labels", num_threads, progress)
+    found = for_each_case(
+        pairs.files, values, num_threads=num_threads, what="looking for labels", progress=progress
+    ).results
     ignored = set() if ignore_label is None else {ignore_label}
     present = sorted(set().union(*found.values()) - {0} - ignored)
     if found and not present:
@@ -148,29 +147,3 @@ def labels_in_references(
             "Name the labels with -l 1 2, or a dataset.json with -djfile."
         )
     return ScoredLabels(dict.fromkeys(present, ""), ignore_label, frozenset({0, *present, *ignored}), "the references")
-
-
-def _over_cases(
-    function: Callable[[str], Any], cases: list[str], what: str, num_threads: int, progress: Progress | None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Results and reasons of failure by case, each in the order given; a defect is raised."""
-    results: dict[str, Any] = {}
-    failures: dict[str, str] = {}
-    pool = ThreadPoolExecutor(max(1, num_threads))
-    try:
-        futures = {pool.submit(function, case): case for case in cases}
-        for done, future in enumerate(as_completed(futures), 1):
-            case = futures[future]
-            try:
-                results[case] = future.result()
-            except CaseError as error:
-                failures[case] = error.reason
-            except (FoldwiseError, OSError, MemoryError) as error:
-                failures[case] = str(error) or type(error).__name__
-            if progress is not None:
-                progress(what, done, len(cases))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return {case: results[case] for case in cases if case in results}, {
-        case: failures[case] for case in cases if case in failures
-    }

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import signal
-import threading
-import time
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from framework.hook import Hook
+from framework.stop_signal import StopSignal
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -24,33 +22,17 @@ class Preemption(Hook):
     priority = 1
 
     def __init__(self) -> None:
-        self._previous: dict[int, Any] = {}
-        self._noted_at = 0.0
+        self._signals: StopSignal | None = None
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python allows signal handlers in the main thread only
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if trainer.interrupted:
-                # Launchers often signal twice at once, the process and its group; a person waits in between.
-                if time.monotonic() - self._noted_at > _SECOND_SIGNAL_AFTER_SECONDS:
-                    raise KeyboardInterrupt
-                return
-            self._noted_at = time.monotonic()
+        def stop(received: signal.Signals) -> None:
             if not trainer.progress.finished:
                 trainer.request_checkpoint("latest")
-            trainer.request_stop(f"received {signal.Signals(number).name}", immediately=True)
+            trainer.request_stop(f"received {received.name}", immediately=True)
 
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-            number = getattr(signal, name, None)
-            if number is not None:
-                self._previous[number] = signal.signal(number, note)
+        self._signals = StopSignal(stop).__enter__()
 
     def on_teardown(self, trainer: BaseTrainer) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-
-_SECOND_SIGNAL_AFTER_SECONDS = 2.0
+        if self._signals is not None:
+            self._signals.__exit__()
+            self._signals = None

@@ -9,12 +9,12 @@ from typing import Any
 
 from framework.data.splits import FILE_NAME, Split, fold_cases
 from framework.errors import DatasetError
+from framework.evaluation.cases import Progress, for_each_case
 from framework.evaluation.overlap import score_case
 from framework.evaluation.summary import read_summary, summarise, write_summary
 from framework.files import read_json
 from framework.roots import preprocessed_root, raw_root
 from framework.run_folder import RunFolder
-from framework.selection.cases import Progress, for_each_case
 from framework.selection.models import Model
 from framework.selection.prediction_folder import PredictionFolder, named, read_pair
 

@@ -10,9 +10,9 @@ from framework.data.image_io import Properties, geometry_differences, write_segm
 from framework.data.memory import available_memory
 from framework.data.restricted_pickle import dumps, load_pickle
 from framework.errors import CaseError, DatasetError
+from framework.evaluation.cases import Outcome, Progress, for_each_case
 from framework.evaluation.scored_labels import find_dataset_json
 from framework.files import write_bytes
-from framework.selection.cases import Outcome, Progress, for_each_case
 from framework.selection.ensembling import ensembled_label_maps, memory_needed, opened, write_ensembled_probabilities
 from framework.selection.prediction_folder import PredictionFolder, check_same_dataset, named
 from framework.selection.probability_files import ProbabilityFile

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from framework.data.image_io import write_segmentation
 from framework.errors import DatasetError
+from framework.evaluation.cases import Outcome, Progress, for_each_case
 from framework.evaluation.summary import summarise, write_summary
-from framework.selection.cases import Outcome, Progress, for_each_case
 from framework.selection.postprocessing import Determined, KeepLargest, ScoredCase, apply_steps, determine_steps
 from framework.selection.postprocessing_files import write_postprocessing
 from framework.selection.prediction_folder import PredictionFolder, named, read_pair

@@ -13,10 +13,10 @@ import numpy as np
 
 from framework.data.image_io import write_segmentation
 from framework.errors import CaseError, DatasetError, FoldwiseError
+from framework.evaluation.cases import Progress, for_each_case
 from framework.evaluation.overlap import score_case
 from framework.evaluation.summary import read_summary, summarise, write_summary
 from framework.roots import results_root
-from framework.selection.cases import Progress, for_each_case
 from framework.selection.cross_validation import (
     CrossValidation,
     accumulate,

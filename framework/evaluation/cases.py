@@ -66,7 +66,7 @@ def for_each_case(
             except CaseError as error:
                 done.failures[case] = error.reason
             except (FoldwiseError, OSError) as error:
-                done.failures[case] = str(error)
+                done.failures[case] = str(error) or type(error).__name__
             except MemoryError:
                 done.failures[case] = "there was not enough memory. Use fewer at once: -np 1."
             if progress:

@@ -1,17 +1,15 @@
-"""Ending a command at the next good moment when a signal asks for it."""
+"""Signals that ask for an end: noted at once, obeyed at the next good moment."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from framework.commands.common import REQUEUE
-
 _SECOND_SIGNAL_AFTER_SECONDS = 2.0
-_INTERRUPTED = 130  # what a shell gives for a program that Ctrl-C has ended
 
 
 class StopSignal:
@@ -20,18 +18,18 @@ class StopSignal:
     Another one, some seconds later, ends the block at once with KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_signal: Callable[[signal.Signals], None] | None = None) -> None:
+        """
+        Args:
+            on_signal: called when the first one comes, between any two steps of the main thread.
+        """
+        self._on_signal = on_signal
         self.received: int | None = None
         self._noted_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def __call__(self) -> bool:
         return self.received is not None
-
-    @property
-    def exit_code(self) -> int:
-        """For a command that was stopped: 130 after Ctrl-C, else 75, so that a scheduler starts it again."""
-        return _INTERRUPTED if self.received == signal.SIGINT else REQUEUE
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers nowhere else
@@ -48,6 +46,8 @@ class StopSignal:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._noted_at = number, time.monotonic()
+            if self._on_signal is not None:
+                self._on_signal(signal.Signals(number))
         elif time.monotonic() - self._noted_at > _SECOND_SIGNAL_AFTER_SECONDS:
             # Launchers often signal twice at once, the process and its group; a person waits in between.
             raise KeyboardInterrupt
