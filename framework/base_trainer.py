@@ -12,19 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from framework.allocator import keep_freed_memory
+from framework.batch_shares import can_be_shared, share_of_rank, turns
 from framework.checkpoint_writer import CheckpointWriter
 from framework.device import choose_device, execution_for, memory_format_for
-from framework.device_batches import DeviceBatches, batches_on_device
+from framework.device_batches import batches_on_device
+from framework.distributed import launch_id, ranks, restarts
 from framework.experiment import Experiment, checked_fold, find_plans
 from framework.history import History
 from framework.hook import Hook, HookList, TrainerPoints
 from framework.hooks import default_hooks, hooks_from_settings
+from framework.lockstep import Lockstep
 from framework.loss_weights import LossWeights
 from framework.optimizers import build_optimizer
 from framework.parameter_update import ParameterUpdate
 from framework.progress import Progress
 from framework.randomness import seed_libraries
-from framework.roots import dataset_name
+from framework.rank_outputs import merge_by_kind
+from framework.roots import dataset_name, results_root
 from framework.run_folder import RunFolder
 from framework.schedules import build_schedule
 from framework.trainer_state import restore_trainer, resume_trainer, trainer_state
@@ -56,6 +60,8 @@ class BaseTrainer(TrainerPoints, ABC):
     monitor_mode = "min"
     class_names: Sequence[str] = ()
     """What the entries of ``dice_per_class_or_region`` in the history are called."""
+    find_unused_parameters = True
+    """With several processes, look in every step for parameters that took no part; False saves the search."""
 
     def __init__(
         self,
@@ -68,6 +74,8 @@ class BaseTrainer(TrainerPoints, ABC):
     ) -> None:
         self.settings = settings or TrainingSettings()
         self.run_folder = RunFolder(run_folder) if isinstance(run_folder, (str, Path)) else run_folder
+        self.ranks = ranks()
+        """This process among those that train together; ``trainer.ranks.is_main`` is the one that writes files."""
         self.device = choose_device(device)
         self.execution = execution_for(self.settings, self.device)
         self.experiment = experiment
@@ -80,8 +88,9 @@ class BaseTrainer(TrainerPoints, ABC):
         self.requested_checkpoints: set[str] = set()
         self.checkpoint_writer = CheckpointWriter()
         self.data_wait_seconds = 0.0
-        self.report: Callable[[str], None] = print
-        self._validation_requested = False
+        self.report: Callable[[str], None] = print if self.ranks.is_main else say_nothing
+        self.validation_requested = False
+        self.lockstep = Lockstep(self, self.ranks)
         self._is_set_up = False
         self.train_outputs: list[Outputs] = []
         self.validation_outputs: list[Outputs] = []
@@ -116,13 +125,18 @@ class BaseTrainer(TrainerPoints, ABC):
             self._announce("on_train_start")
             while not self._is_complete():
                 self._run_epoch()
+                self.lockstep.agree()
                 if self._is_left_now():
                     return
             self.progress.finished = True
             self._announce("on_train_end")
-        except BaseException as error:
+        except BaseException as raised:
+            self.ranks.note_failure(raised)
+            error = self.ranks.explained(raised)
             self._hooks.announce_guarded("on_exception", self.report, error)
-            raise
+            if error is raised:
+                raise
+            raise error from raised
         finally:
             self._tear_down()
 
@@ -139,16 +153,20 @@ class BaseTrainer(TrainerPoints, ABC):
                 self._run_step()
                 if self._is_left_now():
                     return
+            self.lockstep.merge_outputs()
             self._announce("on_train_epoch_end", self.train_outputs)
+            self.lockstep.agree()
             progress.phase = "validation" if self._validation_is_due() else "after validation"
             if progress.phase == "validation":
+                self.lockstep.begin_validation()
                 self._announce("on_validation_epoch_start")
         if progress.phase == "validation":
             self.network.eval()
-            while progress.validation_steps_completed < self.settings.validation_iterations_per_epoch:
+            while progress.validation_steps_completed < self.validation_steps:
                 self._run_validation_step()
                 if self._is_left_now():
                     return
+            self.lockstep.merge_outputs()
             self._announce("on_validation_epoch_end", self.validation_outputs)
             progress.validation_epochs_completed += 1
         self._complete_epoch()
@@ -157,9 +175,9 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def _run_step(self) -> None:
         started = time.perf_counter()
-        batch = self._next_batch(self.training_batches)
+        batch = self.lockstep.next_batch(self.training_batches)
         self.data_wait_seconds += time.perf_counter() - started
-        seed_libraries(self.settings.seed, "training step", self.global_step)
+        self._seed_libraries("training step", self.global_step)
         self._set_learning_rate()
         self._announce("on_step_start", batch)
         outputs = self.train_step(batch)
@@ -169,8 +187,8 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def _run_validation_step(self) -> None:
         number = self.progress.validation_steps_completed
-        batch = self._next_batch(self.validation_batches)
-        seed_libraries(self.settings.seed, "validation step", number)
+        batch = self.lockstep.next_batch(self.validation_batches)
+        self._seed_libraries("validation step", number)
         with torch.no_grad():
             self.validation_outputs.append(self.validation_step(batch))
         self.progress.validation_steps_completed += 1
@@ -188,6 +206,9 @@ class BaseTrainer(TrainerPoints, ABC):
         Each is a function ``make_batch(number)``, which is run in worker processes and makes a resume exact
         and immediate, or an iterable. Validation calls numbers 0 ... validation_iterations_per_epoch - 1
         in every epoch. None in second place means that there is no validation.
+
+        With several processes, an object with a method ``share(rank, num_ranks)`` divides each batch among them;
+        of anything else they take whole batches in turns.
         """
 
     @abstractmethod
@@ -239,11 +260,15 @@ class BaseTrainer(TrainerPoints, ABC):
         return outputs
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Call the network; announces on_forward while training."""
-        outputs = self.network(*inputs, **options)
+        """Call the network; announces on_forward while training. With several processes it joins their gradients."""
+        outputs = self.lockstep.network()(*inputs, **options)
         if self.network.training:
             self._announce("on_forward", outputs)
         return outputs
+
+    def merge_outputs(self, name: str, values: Sequence[Any]) -> Any:
+        """One entry of a step's outputs, from the values of all processes; see `framework.rank_outputs`."""
+        return merge_by_kind(name, values)
 
     def default_hooks(self) -> list[Hook]:
         """Losses, console, files, checkpoints, signals: what every training wants."""
@@ -287,14 +312,26 @@ class BaseTrainer(TrainerPoints, ABC):
             plans: name of a plans file of the dataset, or of a preset.
             overrides: fields of the configuration, for example ``{"training.num_epochs": 20}``.
             resume: continue from the newest checkpoint of the run folder, or from the one with this tag
-                (``"final"``, ``"best"``), under the plans saved there.
+                (``"final"``, ``"best"``), under the plans saved there. What torchrun starts again is resumed.
             progress: told what is prepared, how many cases are done, and how many there are.
         """
+        together = ranks()
         device = choose_device(device)
         fold = checked_fold(fold)
-        name, plans_file = cls.prepare(dataset, configuration, plans, device, report, progress)
+        if not together.is_main:
+            report, progress = say_nothing, None
+        with together.main_first():
+            name, plans_file = cls.prepare(dataset, configuration, plans, device, report, progress)
+        run_folder = RunFolder.of(results_root(), name, cls.__name__, plans_file.stem, configuration, fold)
+        resume = resume or (restarts() > 0 and run_folder.was_begun_by(launch_id()))
         experiment = Experiment.of_dataset(
-            name, plans_file, configuration, fold, trainer=cls.__name__, overrides=overrides or {}, resume=bool(resume)
+            name,
+            plans_file,
+            configuration,
+            fold,
+            run_folder=run_folder,
+            overrides=overrides or {},
+            resume=bool(resume),
         )
         trainer = cls(
             experiment.settings,
@@ -341,9 +378,14 @@ class BaseTrainer(TrainerPoints, ABC):
         )
         self.update = self.build_update()
         training, validation = self.build_batches()
-        cycle = self.settings.validation_iterations_per_epoch
+        number = self.settings.validation_iterations_per_epoch
+        self.validates_whole_batches = not can_be_shared(validation)
+        self.validation_steps = turns(number, self.ranks) if self.validates_whole_batches else number
+        training, validation = share_of_rank(training, self.ranks), share_of_rank(validation, self.ranks, number)
         self.training_batches = batches_on_device(training, self.device, self.execution)
-        self.validation_batches = batches_on_device(validation, self.device, self.execution, cycle=cycle)
+        self.validation_batches = batches_on_device(
+            validation, self.device, self.execution, cycle=self.validation_steps
+        )
         self._has_validation = validation is not None and self.settings.validation_iterations_per_epoch > 0
         if self.execution.compile:
             self.network.compile()
@@ -371,11 +413,11 @@ class BaseTrainer(TrainerPoints, ABC):
         self.training_batches.seek(self.global_step)
         if self._has_validation:
             completed, inside = self.progress.validation_epochs_completed, self.progress.validation_steps_completed
-            self.validation_batches.seek(completed * self.settings.validation_iterations_per_epoch + inside)
+            self.validation_batches.seek(completed * self.validation_steps + inside)
 
     def save_checkpoint(self, tag: str) -> None:
         """Write ``checkpoint_<tag>.pth`` into the run folder, with the state of this moment, while training goes on."""
-        if self.run_folder is not None:
+        if self.run_folder is not None and self.ranks.is_main:
             self.checkpoint_writer.save(self.run_folder.checkpoint(tag), self.state_dict())
 
     # ------------------------------------------------- what hooks use
@@ -404,7 +446,7 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def request_validation(self) -> None:
         """Ask for validation after this epoch even if it is not due."""
-        self._validation_requested = True
+        self.validation_requested = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -447,19 +489,25 @@ class BaseTrainer(TrainerPoints, ABC):
         """Between two iterations: save what was asked for; True if the run is to be left, to be resumed."""
         if self.progress.steps_completed % self.settings.gradient_accumulation:
             return False  # half of an update's gradients are in no checkpoint
-        if self.requested_checkpoints:
+        self.lockstep.decide()
+        if self.lockstep.saves:
             self._announce_checkpoint()
-        return self.interrupted
+        return self.lockstep.leaves
 
     def _announce_checkpoint(self) -> None:
         # A signal may add a request at any time; one that comes while saving is kept for the next step.
         taken = set(self.requested_checkpoints)
+        if self.progress.phase != "between epochs":
+            self.lockstep.merge_outputs()
         self._announce("on_checkpoint")
         self.requested_checkpoints -= taken
+        if self.interrupted and not self.lockstep.leaves:
+            self.request_checkpoint("latest")
 
     def _begin_epoch(self) -> None:
         self.progress.begin_epoch()
         self.train_outputs, self.validation_outputs = [], []
+        self.lockstep.begin_phase()
         self.data_wait_seconds = 0.0
         self.history.start_epoch()
 
@@ -467,14 +515,14 @@ class BaseTrainer(TrainerPoints, ABC):
         self.history.add(lr=self.lr)
         self.history.complete_epoch(self.progress.epochs_completed)
         self.progress.complete_epoch()
-        self._validation_requested = False
+        self.validation_requested = False
         self.train_outputs, self.validation_outputs = [], []
 
     def _validation_is_due(self) -> bool:
         number = self.progress.epochs_completed + 1
         last = number >= self.settings.num_epochs or self.stop_reason is not None
         return self._has_validation and (
-            number % self.settings.validate_every_epochs == 0 or last or self._validation_requested
+            number % self.settings.validate_every_epochs == 0 or last or self.validation_requested
         )
 
     def _losses(self, batch: Any) -> tuple[dict[str, Tensor], Outputs]:
@@ -494,13 +542,19 @@ class BaseTrainer(TrainerPoints, ABC):
             where=where,
         )
 
-    def _next_batch(self, batches: DeviceBatches) -> Any:
-        try:
-            return next(batches)
-        except Exception:
-            # The data failed, not the training: what was learned up to here is saved.
-            if self.global_step > 0 and self.run_folder is not None:
-                self.request_checkpoint("latest")
-                self._is_left_now()
-                self.report("the data failed; when its fault is mended, --c continues from the last checkpoint")
-            raise
+    def _seed_libraries(self, stream: str, number: int) -> None:
+        # Each process draws its own numbers, for dropout and the like; rank 0 those of a single process.
+        own = f"{stream}, rank {self.ranks.rank}" if self.ranks.rank else stream
+        seed_libraries(self.settings.seed, own, number)
+
+    def save_before_failing(self) -> None:
+        """The data failed, not the training: save what was learned up to here, if that is possible."""
+        if self.global_step > 0 and self.run_folder is not None:
+            self.request_checkpoint("latest")
+            self.lockstep.saves = True
+            self._is_left_now()
+            self.report("the data failed; when its fault is mended, --c continues from the last checkpoint")
+
+
+def say_nothing(message: str) -> None:
+    """What the other processes report: rank 0 says it for all."""

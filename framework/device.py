@@ -10,16 +10,20 @@ from typing import Any
 
 import torch
 
+from framework.distributed import ranks
 from framework.errors import FoldwiseError
 from framework.training_settings import TrainingSettings
 
 
 def choose_device(name: str | torch.device) -> torch.device:
-    """``auto`` is the GPU if there is one, else the CPU; other names are checked against the machine."""
+    """``auto`` is the GPU if there is one, else the CPU; other names are checked against the machine.
+
+    Of several processes on one machine each gets a GPU of its own.
+    """
     if isinstance(name, torch.device):
         return name
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.split(":")[0]
     if kind not in ("cpu", "cuda", "mps"):
         raise FoldwiseError(f"-device {name}: not known. Use cpu, cuda (or cuda:1), or mps.")
@@ -29,6 +33,13 @@ def choose_device(name: str | torch.device) -> torch.device:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise FoldwiseError(f"-device {name}: torch sees no Apple GPU here. Use -device cpu.")
+    if name == "cuda" and (together := ranks()).size > 1:
+        if together.local_size > torch.cuda.device_count():
+            raise FoldwiseError(
+                f"{together.local_size} processes were started on this machine, which has {torch.cuda.device_count()} "
+                "GPU(s). Start one process for each GPU: -num_gpus, or torchrun --nproc-per-node."
+            )
+        return torch.device("cuda", together.local_rank)
     return torch.device(name)
 
 
@@ -56,6 +67,7 @@ def execution_for(settings: TrainingSettings, device: torch.device) -> Execution
     cuda = device.type == "cuda"
     if settings.num_workers == "auto":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores //= ranks().local_size
         # With a GPU the cores are free for data. On a CPU they are what trains, and a worker that takes one of
         # them away for a moment makes all threads of the training wait.
         workers = min(8, max(1, cores - 1)) if cuda else 0

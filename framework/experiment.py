@@ -11,7 +11,7 @@ from framework.errors import DatasetError, FoldwiseError, UnknownNameError
 from framework.files import read_json, write_json
 from framework.plans import Configuration, Plans
 from framework.resumed_overrides import check_resumed_overrides
-from framework.roots import dataset_name, preprocessed_root, results_root
+from framework.roots import dataset_name, preprocessed_root
 from framework.run_folder import RunFolder
 from framework.training_settings import TrainingSettings
 
@@ -49,7 +49,7 @@ class Experiment:
         configuration: str,
         fold: int | str,
         *,
-        trainer: str,
+        run_folder: RunFolder,
         overrides: Mapping[str, Any],
         resume: bool,
     ) -> Experiment:
@@ -58,7 +58,6 @@ class Experiment:
         A resumed run goes on under the plans that were saved with it, whatever has become of the originals.
         """
         folder = preprocessed_root() / dataset
-        run_folder = RunFolder.of(results_root(), dataset, trainer, plans_file.stem, configuration, fold)
         saved = resume and run_folder.plans.is_file()
         loaded = Plans.from_file(run_folder.plans if saved else plans_file)
         plans = loaded.with_overrides(configuration, overrides)

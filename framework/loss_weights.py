@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.distributed import mean_over_all
+
 
 class LossWeights:
     """Weights of loss parts as functions of the iteration; parts that are not named weigh 1."""
@@ -30,7 +32,7 @@ class LossWeights:
             - the same detached, with ``"num_elements"`` where a part had elements, for the record of the epoch.
         """
         count = max((part.numel() for part in parts.values() if part.ndim), default=0)
-        losses = {name: part.mean() if part.ndim else part for name, part in parts.items()}
+        losses = {name: mean_over_all(part.sum(), part.numel()) if part.ndim else part for name, part in parts.items()}
         weighted = [self.weight(name, iteration) * part.float() for name, part in losses.items()]
         losses["loss"] = torch.stack(weighted).sum()
         record: dict[str, Any] = {name: part.detach() for name, part in losses.items()}

@@ -25,6 +25,11 @@ class Progress:
         trained = self.phase in ("validation", "after validation")
         return self.epochs_completed * steps_per_epoch + (steps_per_epoch if trained else self.steps_completed)
 
+    def describe(self) -> str:
+        """Where the training is, for people."""
+        step = self.validation_steps_completed if self.phase == "validation" else self.steps_completed
+        return f"{self.phase} step {step + 1} of epoch {self.epochs_completed + 1}"
+
     def begin_epoch(self) -> None:
         self.steps_completed = self.validation_steps_completed = 0
 

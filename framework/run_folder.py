@@ -63,6 +63,11 @@ class RunFolder:
         return self.folder / "STOP"
 
     @property
+    def launch_file(self) -> Path:
+        """Names the launch (of torchrun) that this run was begun by."""
+        return self.folder / ".launch"
+
+    @property
     def history(self) -> Path:
         return self.folder / "history.jsonl"
 
@@ -81,6 +86,10 @@ class RunFolder:
     def new_log(self) -> Path:
         """A log file of this start, named by the time as nnU-Net names it."""
         return self.folder / time.strftime("training_log_%Y_%m_%d_%H_%M_%S.txt")
+
+    def was_begun_by(self, launch: str | None) -> bool:
+        """Whether the run was begun by this launch, so that what is there may be gone on with unasked."""
+        return launch is not None and self.launch_file.is_file() and self.launch_file.read_text("utf-8") == launch
 
     def has_run(self) -> bool:
         """Whether a training has been here."""

@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from framework.checkpoint import load_checkpoint, newest_checkpoint
 from framework.device import to_device
 from framework.errors import CheckpointError
@@ -29,6 +31,7 @@ def trainer_state(trainer: BaseTrainer) -> dict[str, Any]:
         "foldwise": {
             "trainer": location_of(type(trainer)),
             "progress": asdict(trainer.progress),
+            "num_ranks": trainer.ranks.size,
             "update": trainer.update.state_dict(),
             "loss": trainer.loss.state_dict() if trainer.loss is not None else {},
             "history": trainer.history.state_dict(),
@@ -67,14 +70,21 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
         trainer.progress = Progress(epochs_completed=int(state["current_epoch"]))
     else:
         trainer.progress = Progress(**own["progress"])
+        if own.get("num_ranks", 1) != trainer.ranks.size and trainer.progress.phase == "validation":
+            # The same batches again, which other processes make: cheaper than to reckon with half of a turn.
+            trainer.progress.validation_steps_completed, own["validation_outputs"] = 0, []
         if trainer.settings.num_epochs > own["settings"]["num_epochs"]:
             trainer.progress.finished = False  # the run was made longer
         trainer.update.load_state_dict(own["update"])
         if trainer.loss is not None:
             trainer.loss.load_state_dict(own["loss"])
         trainer.history.load_state_dict(own["history"])
-        trainer.train_outputs = to_device(own["train_outputs"], trainer.device)
-        trainer.validation_outputs = to_device(own["validation_outputs"], trainer.device)
+        # Merged outputs of several processes are kept on the host.
+        place = trainer.device if trainer.ranks.size == 1 else torch.device("cpu")
+        trainer.train_outputs = to_device(own["train_outputs"], place)
+        trainer.validation_outputs = to_device(own["validation_outputs"], place)
+        validates = trainer.progress.phase == "validation"
+        trainer.lockstep.begin_phase(len(trainer.validation_outputs if validates else trainer.train_outputs))
         _take_changed_settings(trainer, own)
         for hook in trainer.hooks:
             if hook.name in own["hooks"]:
@@ -104,15 +114,15 @@ def resume_trainer(trainer: BaseTrainer, tag: str | None = None) -> bool:
         path = trainer.run_folder.checkpoint(tag)
         trainer.load_state_dict(load_checkpoint(path), source=path)
         return True
-    paths = trainer.run_folder.checkpoints()
-    found = newest_checkpoint(paths, trainer.report)
-    if found is None:
+    # Rank 0 chooses: what is damaged, and what the newest is, must be seen alike by all.
+    found = newest_checkpoint(trainer.run_folder.checkpoints(), trainer.report) if trainer.ranks.is_main else None
+    chosen = trainer.ranks.from_main(found and found[0])
+    if chosen is None:
         return False
-    path, state = found
-    trainer.load_state_dict(state, source=path)
+    trainer.load_state_dict(found[1] if found else load_checkpoint(chosen), source=chosen)
     progress = trainer.progress
     text = f"{progress.epochs_completed} of {trainer.settings.num_epochs} epochs completed"
     if progress.phase == "training":
         text += f", {progress.steps_completed} of {trainer.steps_per_epoch} steps of the next"
-    trainer.report(f"resuming from {path.name}: {text}")
+    trainer.report(f"resuming from {chosen.name}: {text}")
     return True

@@ -50,6 +50,7 @@ class TrainingSettings:
     checkpoint_every_minutes: float | None = field(default=10.0, metadata=at_least(0))
     checkpoint_keep_last: int = field(default=1, metadata=at_least(1))
     checkpoint_milestones: list[int] = field(default_factory=list)
+    rank_timeout_minutes: float = field(default=10.0, metadata=at_least(0))
     early_stopping: dict[str, Any] | None = None
     final_validation: bool = True
     hooks: list[str | dict[str, Any]] = field(default_factory=list)

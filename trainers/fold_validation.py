@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from framework.evaluation.scored_labels import ScoredLabels
 from framework.evaluation.summary import write_summary
 from framework.hook import Hook
 from framework.hooks.preemption import Preemption
+from framework.hooks.rank_watch import RankWatch
 from framework.hooks.stop_on_request import StopOnRequest
 from framework.inference.export import export_prediction
 from framework.inference.network_for_inference import prepared_for_inference
@@ -30,6 +32,7 @@ from framework.inference.pipeline import CaseFailure, StopPrediction, predict_ca
 from framework.inference.prediction_report import failure_table
 from framework.inference.sliding_window import sliding_window_logits
 from framework.preprocessing.parallel import usable_cpus
+from framework.pulse import PULSE
 from framework.roots import raw_root
 from framework.run_identity import digest
 from trainers.cascade import next_stage_file, write_for_next_stage
@@ -63,10 +66,11 @@ def validate_fold(trainer: SegmentationTrainer) -> dict[str, Any]:
 
     Cases that were predicted with the same weights and settings before an interruption are not predicted again.
     Other predictions in ``validation/`` are moved to ``validation_before_N/``, never scored, and never deleted. A
-    case that fails does not stop the others.
+    case that fails does not stop the others. Several processes share the cases; rank 0 scores and draws all.
 
     Returns:
-        The summary in nnU-Net's form, also in ``validation/summary.json``; empty if a signal came in between.
+        The summary in nnU-Net's form, also in ``validation/summary.json``; empty if a signal came in between, and
+        in processes other than rank 0.
 
     Raises:
         FoldwiseError: cases could not be predicted or scored; names them. There is no summary then: the mean over
@@ -75,10 +79,12 @@ def validate_fold(trainer: SegmentationTrainer) -> dict[str, Any]:
     trainer.setup()
     with _stopped_by_signals(trainer):
         references = _reference_files(trainer)
-        record = _begin(trainer)
-        failures = _predict(trainer, list(references), record)
-        if trainer.interrupted:
+        with trainer.ranks.main_first():
+            record = _begin(trainer)
+        failures = _failures_of_all(trainer, _predict(trainer, list(references), record))
+        if trainer.interrupted or not trainer.ranks.is_main:
             return {}
+        record.absorb_others()
         evaluation = _score(trainer, {case: path for case, path in references.items() if case not in failures})
         if evaluation is None:
             return {}
@@ -102,7 +108,9 @@ def _begin(trainer: SegmentationTrainer) -> ValidationRecord:
             trainer.data_identity().get("the preprocessed files"),
         ]
     )
-    record = ValidationRecord(run.validation, made_with)
+    record = ValidationRecord(run.validation, made_with, trainer.ranks.rank)
+    if not trainer.ranks.is_main:
+        return record
     kept, moved = set_strangers_aside(record, trainer.validation_cases, trainer.file_ending)
     if kept is not None:
         named = ", ".join(moved[:_NUM_NAMED]) + (", ..." if len(moved) > _NUM_NAMED else "")
@@ -114,10 +122,15 @@ def _begin(trainer: SegmentationTrainer) -> ValidationRecord:
 
 
 def _predict(trainer: SegmentationTrainer, cases: list[str], record: ValidationRecord) -> dict[str, CaseFailure]:
-    """Predict the cases that are not done, and return those that failed."""
-    waiting = [case for case in cases if not _is_done(trainer, case, record)]
+    """Predict this process's share of the cases that are not done, and return those that failed."""
+    ranks = trainer.ranks
+    waiting = [case for case in cases if not _is_done(trainer, case, record)] if ranks.is_main else []
+    waiting = ranks.from_main(waiting)
     kept = f", {len(cases) - len(waiting)} are done" if len(waiting) < len(cases) else ""
     trainer.report(f"predicting {len(cases)} validation cases{kept}")
+    # The largest first, in turns, so that all processes end at about the same time.
+    by_size = sorted(waiting, key=lambda case: -math.prod(trainer.store.shape(case))) if ranks.size > 1 else waiting
+    waiting = by_size[ranks.rank :: ranks.size]
     network = prepared_for_inference(trainer.network, trainer.device) if waiting else trainer.network
     finished, reported_at = 0, time.monotonic()
 
@@ -128,6 +141,7 @@ def _predict(trainer: SegmentationTrainer, cases: list[str], record: ValidationR
     def on_case(case: str, failure: CaseFailure | None) -> None:
         nonlocal finished, reported_at
         finished += 1
+        PULSE.beat()
         if failure is not None:
             trainer.report(f"validation case '{case}' failed while {failure.step}: {failure.message}")
             if failure.is_defect:
@@ -147,6 +161,22 @@ def _predict(trainer: SegmentationTrainer, cases: list[str], record: ValidationR
     return {failure.case: failure for failure in failures}
 
 
+def _failures_of_all(trainer: SegmentationTrainer, failures: dict[str, CaseFailure]) -> dict[str, CaseFailure]:
+    """Wait until every process has predicted its cases, and join what failed, and whether somebody was interrupted."""
+    ranks = trainer.ranks
+    if ranks.size == 1:
+        return failures
+    ranks.wait_for_all()
+    (trainer.interrupted,) = ranks.agree(trainer.interrupted)
+    # Errors need not survive being sent; their texts do.
+    told = ranks.gather([(each.case, each.step, each.message, each.details) for each in failures.values()])
+    return {
+        case: CaseFailure(case, step, message, FoldwiseError(message), details)
+        for of_rank in told
+        for case, step, message, details in of_rank
+    }
+
+
 def _read_case(trainer: SegmentationTrainer, case: str) -> tuple[Tensor, dict[str, Any]]:
     """Input of the network (C, X, Y, Z), and what is known of the scan."""
     image, segmentation = trainer.store.read(case)
@@ -159,6 +189,7 @@ def _read_case(trainer: SegmentationTrainer, case: str) -> tuple[Tensor, dict[st
 
 def _predict_case(trainer: SegmentationTrainer, network: nn.Module, data: Tensor) -> Tensor:
     def leave_if_asked(finished: int, total: int) -> None:
+        PULSE.beat("predicting a validation case")
         # A large scan may take longer than a batch system waits between its signal and the end.
         if trainer.interrupted:
             raise StopPrediction
@@ -297,7 +328,7 @@ def _stopped_by_signals(trainer: SegmentationTrainer) -> Iterator[None]:
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    listeners = [hook for hook in trainer.hooks if isinstance(hook, (Preemption, StopOnRequest))]
+    listeners = [hook for hook in trainer.hooks if isinstance(hook, (Preemption, StopOnRequest, RankWatch))]
     try:
         for hook in listeners:
             hook.on_train_start(trainer)

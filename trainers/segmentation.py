@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,13 +123,20 @@ class SegmentationTrainer(BaseTrainer):
             hooks.append(FoldValidation())
         return hooks
 
+    def merge_outputs(self, name: str, values: Sequence[Any]) -> Any:
+        return torch.stack(list(values)).sum(0) if name == "counts" else super().merge_outputs(name, values)
+
     def setup(self) -> None:
         super().setup()
         if isinstance(self.network, UNet):
             # The lowest resolution has no weight in the loss; its head need not be computed.
-            resolutions = len(self.network.decoder.stages)
+            decoder = self.network.decoder
+            resolutions = len(decoder.stages)
             wanted = sum(weight > 0 for weight in deep_supervision_weights(resolutions))
-            self.network.decoder.num_outputs = wanted
+            decoder.num_outputs = wanted
+            for head in decoder.seg_layers[: -wanted if decoder.deep_supervision else -1]:
+                head.requires_grad_(False)
+            self.find_unused_parameters = False
             assert isinstance(self.loss, SegmentationLoss)
             self.loss.output_weights = deep_supervision_weights(resolutions)
 

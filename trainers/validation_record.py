@@ -22,13 +22,16 @@ SCORES = ("summary.json", "metrics.csv")
 class ValidationRecord:
     """``validation/.predicted.json``: the predictions of one state of the network.
 
+    Each of several processes notes its own in a file of its own; rank 0 reads those of all.
+
     Args:
         folder: of the predictions.
         made_with: names the weights and everything else that decides on the predictions.
+        rank: of the process.
     """
 
-    def __init__(self, folder: Path, made_with: str) -> None:
-        self.path = folder / RECORD_NAME
+    def __init__(self, folder: Path, made_with: str, rank: int = 0) -> None:
+        self.path = folder / (f".predicted.{rank}.json" if rank else RECORD_NAME)
         self.made_with = made_with
         self._lock = Lock()
         self._files: dict[str, dict[str, int]] = {}
@@ -55,9 +58,22 @@ class ValidationRecord:
 
     def begin(self) -> None:
         """Start anew if an earlier validation was completed."""
+        self.absorb_others()
         if self.is_complete:
             self._files, self.is_complete = {}, False
         self._write()
+
+    def absorb_others(self) -> None:
+        """Take over what other processes have noted, and remove their files."""
+        others = sorted(self.path.parent.glob(".predicted.*.json"))
+        for path in others:
+            found = _read(path)
+            if found is not None and found["made_with"] == self.made_with:
+                self._files |= found["files"]
+        if others:
+            self._write()
+        for path in others:
+            path.unlink(missing_ok=True)
 
     def complete(self) -> None:
         self.is_complete = True

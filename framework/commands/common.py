@@ -21,7 +21,7 @@ def run_command(command: Callable[[], int]) -> int:
     try:
         return command()
     except FoldwiseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(error)
         return WRONG_INPUT
     except BrokenPipeError:
         # Whoever read what is printed, such as `head`, has had enough. Nothing more can be said there.
@@ -35,6 +35,18 @@ def run_command(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _print_error(error: FoldwiseError) -> None:
+    """What is wrong, once: of several processes rank 0 says what all of them find."""
+    text = f"error: {error}"
+    distributed = sys.modules.get("framework.distributed")
+    if distributed is not None and (together := distributed.ranks_so_far()).size > 1:
+        together.note_failure(error)
+        if not together.is_own_message(text):
+            return
+        text = text if together.is_main else f"rank {together.rank}: {text}"
+    print(text, file=sys.stderr)
 
 
 def one_thread_a_process() -> None:

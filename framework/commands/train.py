@@ -14,6 +14,8 @@ from framework.commands.common import (
     parse_overrides,
     run_command,
 )
+from framework.errors import FoldwiseError
+from framework.launcher import announce_process, exit_code, is_launched, launch
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,6 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="cpu, cuda, cuda:1, mps (default: the GPU if there is one)",
     )
     parser.add_argument(
+        "-num_gpus",
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train with so many processes on this machine, one for each GPU (with -device cpu: on the CPU)",
+    )
+    parser.add_argument(
         "--hook",
         dest="hooks",
         action="append",
@@ -67,7 +77,25 @@ def main(arguments: list[str] | None = None) -> int:
         )
     if options.resume and options.val:
         parser.error("--c continues the training, --val only validates. Give one of them.")
-    return run_command(lambda: _train(options))
+    if options.num_gpus < 1:
+        parser.error(f"-num_gpus {options.num_gpus}: expected 1 or more.")
+    if options.num_gpus > 1 and not is_launched():
+        return run_command(lambda: _launch(options, sys.argv[1:] if arguments is None else arguments))
+    announce_process()
+    return exit_code(run_command(lambda: _train(options)))
+
+
+def _launch(options: argparse.Namespace, arguments: list[str]) -> int:
+    from framework.device import choose_device
+
+    # Here once, and not in each process.
+    device = choose_device(options.device)
+    if device.type == "cuda":
+        import torch
+
+        if options.num_gpus > torch.cuda.device_count():
+            raise FoldwiseError(f"-num_gpus {options.num_gpus}: this machine has {torch.cuda.device_count()} GPU(s).")
+    return launch("framework.commands.train", arguments, options.num_gpus)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -75,7 +103,9 @@ def _train(options: argparse.Namespace) -> int:
     # processes can make a training many times slower (benchmarks/busy_machine.py).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Only now: torch takes seconds to import, and --help should not.
+    from framework.base_trainer import say_nothing
     from framework.commands.progress_bar import ProgressBar
+    from framework.distributed import leave, ranks
     from framework.durations import parse_duration
     from framework.experiment import checked_fold
     from framework.hooks import build_hook
@@ -87,6 +117,7 @@ def _train(options: argparse.Namespace) -> int:
     hooks = [build_hook(name) for name in options.hooks]
     trainer_class = chosen_trainer(options)
     validate_only = "best" if options.val_best else "final" if options.val else None
+    together = ranks()
     bar = ProgressBar()
     trainer = trainer_class.from_dataset(
         options.dataset,
@@ -97,7 +128,7 @@ def _train(options: argparse.Namespace) -> int:
         hooks=hooks,
         device=options.device,
         resume=validate_only or options.resume,
-        report=bar.say,
+        report=bar.say if together.is_main else say_nothing,
         progress=bar,
     )
     if time_limit is not None:
@@ -111,6 +142,7 @@ def _train(options: argparse.Namespace) -> int:
         trainer.validate_fold()
     else:
         trainer.run_training()
+    leave()
     return REQUEUE if trainer.interrupted else DONE
 
 

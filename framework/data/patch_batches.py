@@ -31,13 +31,14 @@ from framework.data.patch_sampling import (
     draw_patch,
     eligible_labels,
     is_forced_foreground,
+    rank_slots,
 )
 from framework.data.previous_stage import one_hot
 from framework.data.previous_stage_errors import StageErrors, apply_stage_errors, draw_stage_errors
 from framework.errors import DatasetError
 from framework.randomness import generator
 
-__all__ = ["PatchBatches", "ReadPatches", "SampleRecipe", "Store", "with_slots"]
+__all__ = ["PatchBatches", "ReadPatches", "SampleRecipe", "Store"]
 
 
 @dataclass
@@ -110,6 +111,14 @@ class PatchBatches:
                 patches.read_sample(self.store, slot, to_be_sent=False)
                 self._finish_sample(patches, slot)
             return self._batch(patches)
+
+    def share(self, rank: int, num_ranks: int) -> PatchBatches:
+        """The same batches, of which one of several processes makes its share.
+
+        Raises:
+            PlansError: there are more processes than samples in a batch.
+        """
+        return dataclasses.replace(self, slots=rank_slots(self.batch_size, rank, num_ranks))
 
     def recipes(self, iteration: int) -> list[SampleRecipe]:
         """What the samples of one iteration will be."""
@@ -217,11 +226,6 @@ class PatchBatches:
             for label in key if isinstance(key, tuple) else (key,):
                 target[:, channel] |= segmentation[:, 0] == label
         return target
-
-
-def with_slots(batches: PatchBatches, slots: range) -> PatchBatches:
-    """The same batches, of which one process makes only some slots."""
-    return dataclasses.replace(batches, slots=slots)
 
 
 def _folded(array: Tensor, num_axes: int) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from framework.data.labels import LabelKey
+from framework.errors import PlansError
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,15 @@ def rank_slots(batch_size: int, rank: int, world_size: int) -> range:
     """The slots of the global batch that one of several processes makes; the first ranks get one more.
 
     Raises:
-        ValueError: there are more processes than samples, or the rank is not one of them.
+        PlansError: there are more processes than samples.
+        ValueError: the rank is not one of the processes.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not one of {world_size} processes.")
     if batch_size < world_size:
-        raise ValueError(
-            f"a batch of {batch_size} cannot be split over {world_size} processes. "
-            "Raise batch_size in the plans or use fewer processes."
+        raise PlansError(
+            f"a batch of {batch_size} cannot be divided among {world_size} processes. Start {batch_size} processes at "
+            "most, or raise batch_size in the plans."
         )
     share, rest = divmod(batch_size, world_size)
     start = rank * share + min(rank, rest)

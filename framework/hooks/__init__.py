@@ -20,7 +20,10 @@ HOOKS = {
 
 
 def default_hooks(trainer: BaseTrainer) -> list[Hook]:
-    """The default hooks for a trainer's settings; those that write files only where it has a run folder."""
+    """The default hooks for a trainer's settings; those that write files only where it has a run folder.
+
+    Of several processes all have the hooks that compute or decide, and rank 0 has those that speak and write.
+    """
     from framework.hooks.checkpoints import SaveCheckpoints
     from framework.hooks.console import Console
     from framework.hooks.early_stopping import EarlyStopping
@@ -28,6 +31,7 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     from framework.hooks.history_file import HistoryFile
     from framework.hooks.preemption import Preemption
     from framework.hooks.progress_plot import ProgressPlot
+    from framework.hooks.rank_watch import RankWatch
     from framework.hooks.run_description import RunDescription
     from framework.hooks.stop_on_request import StopOnRequest
     from framework.hooks.text_log import TextLog
@@ -35,12 +39,16 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     from framework.hooks.weight_averaging import WeightAveraging
 
     settings = trainer.settings
-    hooks: list[Hook] = [EpochLosses(), Console(), TimeEstimate(), Preemption(), StopOnRequest()]
+    hooks: list[Hook] = [EpochLosses(), Preemption(), StopOnRequest()]
+    if trainer.ranks.size > 1:
+        hooks.append(RankWatch())
     if settings.weight_averaging is not None:
         hooks.append(WeightAveraging(settings.weight_averaging))
     if settings.early_stopping is not None:
         hooks.append(EarlyStopping.from_settings(settings.early_stopping))
-    if trainer.run_folder is not None:
+    if trainer.ranks.is_main:
+        hooks += [Console(), TimeEstimate()]
+    if trainer.run_folder is not None and trainer.ranks.is_main:
         hooks += [RunDescription(), TextLog(), HistoryFile(), ProgressPlot(), SaveCheckpoints()]
     return hooks
 

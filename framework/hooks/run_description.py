@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from framework.distributed import launch_id
+from framework.files import write_text
 from framework.hook import Hook
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ class RunDescription(Hook):
             kept = folder.move_aside()
             folder.lock()
             trainer.report(f"an earlier run was found in {folder.folder}; it is kept as {kept}")
+        launch = launch_id()
+        if launch is not None:
+            write_text(folder.launch_file, launch)
         if trainer.experiment is not None:
             trainer.experiment.save()
             configuration = trainer.experiment.plans.with_overrides(trainer.experiment.configuration_name, {})

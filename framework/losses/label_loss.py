@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from framework.distributed import mean_over_all
 from framework.losses.overlap import dice_loss
 
 
@@ -40,11 +41,11 @@ def label_losses(
         flat_target = flat_target.where(counted, 0)
     flat_logits = logits.reshape(batch, num_classes, -1)
     nll, intersection, sum_prediction, sum_target = _LabelSums.apply(flat_logits, flat_target, counted)
-    num_voxels = flat_target.numel() if counted is None else counted.sum().clamp_min(1)
+    num_voxels = flat_target.numel() if counted is None else counted.sum()
     dice = dice_loss(
         intersection[:, 1:], sum_prediction[:, 1:], sum_target[:, 1:], batch_dice=batch_dice, smooth=smooth
     )
-    return {"cross_entropy": nll / num_voxels, "dice": dice}
+    return {"cross_entropy": mean_over_all(nll, num_voxels), "dice": dice}
 
 
 class _LabelSums(torch.autograd.Function):

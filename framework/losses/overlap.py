@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from framework.distributed import mean_over_all, sum_over_ranks
+
 
 def dice_loss(
     intersection: Tensor,
@@ -27,15 +29,6 @@ def dice_loss(
     """
     if batch_dice:
         sums = torch.stack((intersection, sum_prediction, sum_target)).sum(1)
-        intersection, sum_prediction, sum_target = _sum_over_processes(sums)
+        intersection, sum_prediction, sum_target = sum_over_ranks(sums)
     dice = (2 * intersection + smooth) / (sum_target + sum_prediction + smooth).clamp_min(1e-8)
-    return -dice.mean()
-
-
-def _sum_over_processes(sums: Tensor) -> Tensor:
-    """Sum over all processes of a distributed run, with gradients; unchanged in a single process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return sums
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(sums)
+    return -dice.mean() if batch_dice else -mean_over_all(dice.sum(), dice.numel())

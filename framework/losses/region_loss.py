@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from framework.distributed import mean_over_all
 from framework.losses.overlap import dice_loss
 
 
@@ -37,9 +38,9 @@ def region_losses(
     bce, intersection, sum_prediction, sum_target = _RegionSums.apply(
         logits.reshape(batch, num_regions, -1), flat_target, counted
     )
-    count = flat_target.numel() if counted is None else counted.sum().clamp_min(1)
+    count = flat_target.numel() if counted is None else counted.sum()
     dice = dice_loss(intersection, sum_prediction, sum_target, batch_dice=batch_dice, smooth=smooth)
-    return {"cross_entropy": bce / count, "dice": dice}
+    return {"cross_entropy": mean_over_all(bce, count), "dice": dice}
 
 
 class _RegionSums(torch.autograd.Function):

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from framework.batch_loader import BatchLoader, IterableBatches
-from framework.data.patch_batches import PatchBatches, ReadPatches, with_slots
-from framework.data.patch_sampling import rank_slots
+from framework.data.patch_batches import PatchBatches, ReadPatches
 from framework.device import Execution, execution_for, tensors_in
 from framework.device_batches import DeviceBatches, batches_on_device
 from framework.errors import CaseError
@@ -92,10 +91,7 @@ def test_batches_finished_on_the_device_equal_those_of_one_process_bitwise(prese
 
 def test_two_ranks_that_finish_on_the_device_make_the_samples_of_one():
     whole = make_batches(make_store(), batch_size=5)
-    ranks = [
-        batches_on_device(with_slots(whole, rank_slots(5, rank, 2)), CPU, execution(finish_on_device=True))
-        for rank in range(2)
-    ]
+    ranks = [batches_on_device(whole.share(rank, 2), CPU, execution(finish_on_device=True)) for rank in range(2)]
     for iteration in range(3):
         made = [next(rank) for rank in ranks]
         assert torch.equal(whole(iteration).data, torch.cat([part.data for part in made]))

@@ -12,8 +12,7 @@ import torch
 
 from framework.augmentation import Augmentation
 from framework.data.labels import LabelKey, Labels
-from framework.data.patch_batches import PatchBatches, ReadPatches, SampleRecipe, with_slots
-from framework.data.patch_sampling import rank_slots
+from framework.data.patch_batches import PatchBatches, ReadPatches, SampleRecipe
 from framework.errors import CaseError, DatasetError
 
 TWO_LABELS = {"background": 0, "one": 1, "two": 2}
@@ -121,7 +120,7 @@ def test_other_seeds_and_streams_give_other_batches() -> None:
 
 def test_ranks_make_the_samples_of_one_process() -> None:
     whole = make_batches(make_store(), batch_size=5)
-    parts = [with_slots(whole, rank_slots(5, rank, 2)) for rank in range(2)]
+    parts = [whole.share(rank, 2) for rank in range(2)]
     for iteration in range(4):
         batch = whole(iteration)
         made = [part(iteration) for part in parts]
