@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -251,6 +252,7 @@ def _join() -> Ranks:
         # Both, so that tensors on the CPU can be exchanged while the device is busy.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
         store, rank, size = next(distributed.rendezvous("env://"))
+        store = distributed.PrefixStore(_name_of_this_start(store, rank, size), store)
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         distributed.init_process_group(
@@ -266,6 +268,42 @@ def _join() -> Ranks:
         _store=distributed.PrefixStore("foldwise", store),
         _control=distributed.new_group(backend="gloo", timeout=_BACKEND_TIMEOUT),
     )
+
+
+def _name_of_this_start(store: Any, rank: int, size: int) -> str:
+    """A name that all processes of this start share, and that no earlier start had.
+
+    torchrun keeps its store when it starts processes again. What dead ones have left there, such as their addresses,
+    would be taken for that of their successors.
+    """
+    name = secrets.token_hex(8)
+    if rank > 0:
+        store.set(f"hello/{rank}", name)
+        own = _text_under(store, f"start/{name}")
+        store.set(f"ready/{own}/{rank}", "")
+        return own
+    waiting = set(range(1, size))
+    ends = time.monotonic() + _BACKEND_TIMEOUT.total_seconds()
+    while waiting:
+        for other in sorted(waiting):
+            if store.check([f"hello/{other}"]):
+                # This may be a dead one's greeting; then its successor's is found here in a moment.
+                store.set(f"start/{store.get(f'hello/{other}').decode()}", name)
+            if store.check([f"ready/{name}/{other}"]):
+                waiting.remove(other)
+        if time.monotonic() > ends:
+            raise FoldwiseError(f"ranks {sorted(waiting)} of {size} did not come to the start of the training.")
+        time.sleep(_SECONDS_BETWEEN_LOOKS / 5)
+    return name
+
+
+def _text_under(store: Any, key: str) -> str:
+    ends = time.monotonic() + _BACKEND_TIMEOUT.total_seconds()
+    while not store.check([key]):
+        if time.monotonic() > ends:
+            raise FoldwiseError("rank 0 did not come to the start of the training.")
+        time.sleep(_SECONDS_BETWEEN_LOOKS / 5)
+    return store.get(key).decode()
 
 
 def sum_over_ranks(sums: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ In a single process nothing of it costs anything.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,6 +92,8 @@ class Lockstep:
             return trainer.network
         if self._joined is None:
             on_gpu = trainer.device.type == "cuda"
+            # Channels-last weights of 1x1x1 convolutions can be seen as either layout; torch thinks it worth a warning.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             self._joined = nn.parallel.DistributedDataParallel(
                 trainer.network,
                 device_ids=[trainer.device] if on_gpu else None,

@@ -38,7 +38,7 @@ def loss_input(case: str) -> tuple[Tensor, Tensor]:
 
 
 def loss_of_share(case: str) -> tuple[float, Tensor]:
-    """Mean over the processes of the summed loss, and what DDP makes of the gradient of a common offset of the logits."""
+    """Mean over the processes of the summed loss, and of its gradients by a common offset of the logits."""
     from framework.data.patch_sampling import rank_slots
 
     logits, target = loss_input(case)
