@@ -42,6 +42,8 @@ class Hook:
     A hook steers by request (`trainer.request_stop`, `request_checkpoint`, `request_validation`), not by
     exceptions. What it wants to remember across a resume it returns from `state_dict`.
 
+    With several processes a hook runs in each of them: ask ``trainer.ranks.is_main`` before writing a file.
+
     The base methods are empty, so ``super()`` need not be called.
     """
 

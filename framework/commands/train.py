@@ -24,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train one fold. Data that is not planned or preprocessed yet is prepared first. "
         "Try it: fw_train Dataset000_Phantom 3d_fullres 0",
         epilog="Folders come from FW_RAW, FW_PREPROCESSED and FW_RESULTS (or nnU-Net's variables, or ./fw_data). "
-        "A file named STOP in the run folder ends a run as a signal does. "
+        "A file named STOP in the run folder ends a run as a signal does. Several GPUs: -num_gpus, or torchrun -m "
+        "framework.commands.train. "
         "Exit codes: 0 done, 2 wrong input, 75 stopped with a checkpoint saved (run again with --c).",
     )
     add_training_arguments(parser)

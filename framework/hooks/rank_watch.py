@@ -28,6 +28,9 @@ class RankWatch(Hook):
     (`framework.pulse`); rank 0 looks at all of them and rank 1 looks at rank 0. The one that notices says which process
     it is and where it stood, and ends with exit code 1; torchrun then ends the others, and starts the run again
     from its last checkpoint if it was told to (``--max-restarts``).
+
+    A request to stop reaches the others on the same way. Between two steps they would have agreed on it anyway, but
+    the final validation has no steps.
     """
 
     priority = 3
@@ -42,7 +45,7 @@ class RankWatch(Hook):
             self._leave.clear()
             timeout = _MINUTE * trainer.settings.rank_timeout_minutes
             self._thread = threading.Thread(
-                target=self._watch, args=(trainer.ranks, timeout), name="rank watch", daemon=True
+                target=self._watch, args=(trainer, trainer.ranks, timeout), name="rank watch", daemon=True
             )
             self._thread.start()
 
@@ -52,7 +55,7 @@ class RankWatch(Hook):
             self._thread.join()
             self._thread = None
 
-    def _watch(self, ranks: Ranks, timeout: float) -> None:
+    def _watch(self, trainer: BaseTrainer, ranks: Ranks, timeout: float) -> None:
         watched = range(1, ranks.size) if ranks.is_main else range(1 if ranks.rank == 1 else 0)
         seen = {rank: Sighting(time.monotonic()) for rank in watched}
         tick = 0
@@ -64,6 +67,7 @@ class RankWatch(Hook):
                     complaint = sighting.complaint(ranks.look_up(f"pulse/{rank}"), time.monotonic(), timeout)
                     if complaint:
                         self._end(ranks, f"rank {rank} {complaint}")
+                _share_stop(trainer, ranks)
             ranks.put(f"pulse/{ranks.rank}", own_pulse(None))
         except RuntimeError as error:  # the launcher, which keeps the store, has ended
             if not self._leave.is_set():
@@ -112,6 +116,13 @@ class Sighting:
         elif now - self.since > timeout:
             return f"has not moved on for {timeout:.0f} s ({where})"
         return ""
+
+
+def _share_stop(trainer: BaseTrainer, ranks: Ranks) -> None:
+    if trainer.interrupted:
+        ranks.put("stop", trainer.stop_reason)
+    elif (reason := ranks.look_up("stop")) is not None:
+        trainer.request_stop(str(reason), immediately=True)
 
 
 def own_pulse(tick: int | None) -> dict[str, object]:
