@@ -171,6 +171,7 @@ class BaseTrainer(TrainerPoints, ABC):
             progress.validation_epochs_completed += 1
         self._complete_epoch()
         self._announce("on_epoch_end")
+        self.lockstep.agree()
         self._announce_checkpoint()
 
     def _run_step(self) -> None:
@@ -495,13 +496,14 @@ class BaseTrainer(TrainerPoints, ABC):
         return self.lockstep.leaves
 
     def _announce_checkpoint(self) -> None:
-        # A signal may add a request at any time; one that comes while saving is kept for the next step.
         taken = set(self.requested_checkpoints)
         if self.progress.phase != "between epochs":
             self.lockstep.merge_outputs()
         self._announce("on_checkpoint")
         self.requested_checkpoints -= taken
+        self.lockstep.saves = False
         if self.interrupted and not self.lockstep.leaves:
+            # A signal has come since it was decided what to do here; it gets its checkpoint at the next step.
             self.request_checkpoint("latest")
 
     def _begin_epoch(self) -> None:
