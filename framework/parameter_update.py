@@ -27,8 +27,9 @@ class ParameterUpdate:
         precision: ``fp32``, ``bf16``, or ``fp16`` (with loss scaling, Micikevicius et al. 2018, ICLR).
         clip_norm: largest L2 norm of all gradients together; None never clips.
         accumulation: number of calls in one update.
-        non_finite: ``skip`` leaves the parameters alone when the gradient norm is NaN or Inf, and counts it;
-            ``raise`` ends the training. Steps that fp16 scaling skips while it finds its scale are counted too.
+        non_finite: ``skip`` leaves the parameters alone when the loss or the gradient norm is NaN or Inf, and
+            counts it; ``raise`` ends the training. Steps that fp16 scaling skips while it finds its scale are
+            counted too.
         max_consecutive: so many skipped updates in a row end the training in any case.
 
     Raises:
@@ -88,6 +89,7 @@ class ParameterUpdate:
         if self.accumulation > 1:
             loss = loss / self.accumulation
         self.scaler.scale(loss).backward()
+        self._mark(loss)
         self._calls += 1
         if self._calls < self.accumulation:
             return False
@@ -116,6 +118,15 @@ class ParameterUpdate:
             self.scaler.load_state_dict(state["scaler"])
         self._skipped.copy_(torch.tensor(state["skipped"]))
         self._updates = state["updates"]
+
+    def _mark(self, loss: Tensor) -> None:
+        """Make a gradient NaN where the loss is NaN or Inf, so that whatever looks at the gradients skips the update.
+
+        Most such losses do that by themselves. Some do not: a mean over no voxels is NaN with gradients of 0.
+        """
+        gradient = next((p.grad for p in self.parameters if p.grad is not None), None)
+        if gradient is not None:
+            gradient.add_(0 * loss.detach())  # 0 * Inf is NaN as well
 
     def _clip(self) -> Tensor:
         """Scale all gradients so that their common norm is at most `clip_norm`; returns the norm before."""

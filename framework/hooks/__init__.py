@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
 
 HOOKS = {
+    "DivergenceDetector": "framework.hooks.divergence:DivergenceDetector",
     "EarlyStopping": "framework.hooks.early_stopping:EarlyStopping",
     "WeightAveraging": "framework.hooks.weight_averaging:WeightAveraging",
 }
@@ -26,22 +27,24 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     from framework.hooks.early_stopping import EarlyStopping
     from framework.hooks.epoch_losses import EpochLosses
     from framework.hooks.history_file import HistoryFile
+    from framework.hooks.non_finite import NonFiniteRecord
     from framework.hooks.preemption import Preemption
     from framework.hooks.progress_plot import ProgressPlot
     from framework.hooks.run_description import RunDescription
+    from framework.hooks.running_statistics import RunningStatistics
     from framework.hooks.stop_on_request import StopOnRequest
     from framework.hooks.text_log import TextLog
     from framework.hooks.time_estimate import TimeEstimate
     from framework.hooks.weight_averaging import WeightAveraging
 
     settings = trainer.settings
-    hooks: list[Hook] = [EpochLosses(), Console(), TimeEstimate(), Preemption(), StopOnRequest()]
+    hooks: list[Hook] = [EpochLosses(), Console(), TimeEstimate(), Preemption(), StopOnRequest(), RunningStatistics()]
     if settings.weight_averaging is not None:
         hooks.append(WeightAveraging(settings.weight_averaging))
     if settings.early_stopping is not None:
         hooks.append(EarlyStopping.from_settings(settings.early_stopping))
     if trainer.run_folder is not None:
-        hooks += [RunDescription(), TextLog(), HistoryFile(), ProgressPlot(), SaveCheckpoints()]
+        hooks += [RunDescription(), NonFiniteRecord(), TextLog(), HistoryFile(), ProgressPlot(), SaveCheckpoints()]
     return hooks
 
 
