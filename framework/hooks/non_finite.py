@@ -209,7 +209,7 @@ def _are_finite(numbers: Mapping[str, float]) -> bool:
 
 def _most_frequent(lines: list[Line]) -> str:
     """The cases that the batches have in common: a fault in one case comes back with it."""
-    counts = Counter(name for line in lines for name in set(line["case_names"]))
+    counts = Counter(name for line in lines for name in dict.fromkeys(line["case_names"]))
     named = [f"'{name}' ({count} of {len(lines)})" for name, count in counts.most_common(_NUM_NAMED)]
     return f"Most frequent cases in these batches: {', '.join(named)}." if named else ""
 
