@@ -14,6 +14,8 @@ The difference is smaller than the noise of most machines. So it is also derived
 epoch and of a checkpoint are measured where nothing else hides them (the first two with a network of one weight), and
 set against the time of a step above, in epochs of 100 steps with a checkpoint every 10 epochs (the laptop plans). For a
 checkpoint all processor time counts, the writing thread's too, as if the training had stood still for it.
+
+On a machine with other work, set GOMP_SPINCOUNT=10000, as fw_train does; see busy_machine.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class ParameterUpdate:
         clip_norm: largest L2 norm of all gradients together; None never clips.
         accumulation: number of calls in one update.
         non_finite: ``skip`` leaves the parameters alone when the loss or the gradient norm is NaN or Inf, and
-            counts it; ``raise`` ends the training. Steps that fp16 scaling skips while it finds its scale are
-            counted too.
+            counts it; ``raise`` ends the training. Steps that fp16 scaling skips while it finds its scale, with a loss
+            that is finite, are counted too, but do not raise.
         max_consecutive: so many skipped updates in a row end the training in any case.
 
     Raises:
@@ -60,6 +60,7 @@ class ParameterUpdate:
         # A disabled scaler passes everything through, so that all precisions share one path.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.gradient_norm = torch.zeros((), device=device)
+        self._mark_of_losses = torch.zeros((), device=device)
         self._calls = 0
         self._updates = 0
         # [skipped in all, skipped in a row], on the device.
@@ -124,9 +125,11 @@ class ParameterUpdate:
 
         Most such losses do that by themselves. Some do not: a mean over no voxels is NaN with gradients of 0.
         """
+        mark = 0 * loss.detach()  # 0, or NaN: 0 * Inf is NaN as well
+        self._mark_of_losses = mark if self._calls == 0 else self._mark_of_losses + mark
         gradient = next((p.grad for p in self.parameters if p.grad is not None), None)
         if gradient is not None:
-            gradient.add_(0 * loss.detach())  # 0 * Inf is NaN as well
+            gradient.add_(mark)
 
     def _clip(self) -> Tensor:
         """Scale all gradients so that their common norm is at most `clip_norm`; returns the norm before."""
@@ -163,7 +166,7 @@ class ParameterUpdate:
 
     def _check_policy(self) -> None:
         total, in_a_row = self._skipped.tolist()
-        if in_a_row and self.non_finite == "raise" and not self.scaler.is_enabled():
+        if in_a_row and self.non_finite == "raise" and not self._is_search_for_scale():
             raise NonFiniteError(
                 f"the gradient norm of update {self._updates} is {float(self.gradient_norm)}. "
                 "The parameters were not changed. Look for NaN in the data or lower training.initial_lr; "
@@ -175,6 +178,10 @@ class ParameterUpdate:
                 f"training.max_non_finite_updates={self.max_consecutive}. The parameters still hold the last good "
                 "values. Look for NaN in the data, lower training.initial_lr, or train with training.precision=fp32."
             )
+
+    def _is_search_for_scale(self) -> bool:
+        """Whether loss scaling explains an update that was skipped: the losses themselves were finite."""
+        return self.scaler.is_enabled() and bool(torch.isfinite(self._mark_of_losses))
 
 
 _READ_EVERY = 50

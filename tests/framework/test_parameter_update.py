@@ -109,6 +109,18 @@ def test_raise_ends_at_once_and_leaves_the_parameters_alone():
     assert torch.equal(network.weight, weight)
 
 
+def test_raise_means_a_nan_loss_in_half_precision_and_not_an_overflow():
+    network = linear()
+    update = make(network, non_finite="raise", precision="fp16")
+    for factor in (1e6, 1e-3):  # the first overflows at the scale of 2**16
+        with update.autocast():
+            loss = factor * network(torch.ones(1, 3)).float().sum()
+        update(loss)
+    assert update.skipped_updates == 1
+    with pytest.raises(NonFiniteError, match="gradient norm of update 3 is nan"):
+        update(network(torch.tensor([[math.nan, 0.0, 0.0]])).sum())
+
+
 def test_too_many_in_a_row_end_the_training_but_single_ones_do_not():
     network = linear()
     update = make(network, max_consecutive=3)
