@@ -174,7 +174,7 @@ class ParameterUpdate:
             )
         if in_a_row >= self.max_consecutive:
             raise NonFiniteError(
-                f"{in_a_row} updates in a row had a gradient that is NaN or Inf ({total} in all), the limit is "
+                f"{in_a_row} updates in a row had a loss or gradients of NaN or Inf ({total} in all), the limit is "
                 f"training.max_non_finite_updates={self.max_consecutive}. The parameters still hold the last good "
                 "values. Look for NaN in the data, lower training.initial_lr, or train with training.precision=fp32."
             )

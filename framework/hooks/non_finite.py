@@ -118,7 +118,7 @@ class NonFiniteRecord(Hook):
         path = trainer.run_folder.non_finite_batch
         error.add(f"In batch {number}, the last of them, {_where_not_finite(batch)}.")
         save_checkpoint(path, {**lines[-1], "batch": _plain(batch)})
-        error.add(f"It is saved as {path}.")
+        error.add(f"That batch is saved as {path}.")
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._steps, "skipped_by_scaling": self._skipped_by_scaling}

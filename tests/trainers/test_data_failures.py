@@ -176,7 +176,7 @@ def test_where_nan_voxels_end_a_training_the_command_names_case_and_files(
     first, second = saved["case_names"]
     cases = f"'{first}'" if first == second else f"'{first}', '{second}'"
     assert f"In batch 1, the last of them, data of case {cases} has NaN or Inf." in message
-    assert f"It is saved as {run / 'non_finite_batch.pth'}." in message
+    assert f"That batch is saved as {run / 'non_finite_batch.pth'}." in message
     assert saved["batch"]["data"].shape == (2, 1, 8, 16, 16)
     assert saved["batch"]["target"].shape == (2, 1, 8, 16, 16)
 
