@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from framework.base_trainer import BaseTrainer
 from framework.errors import NonFiniteError
 from framework.hook import Hook
+from framework.hooks.non_finite import NonFiniteRecord
+from framework.hooks.running_statistics import RunningStatistics
 from framework.training_settings import TrainingSettings
 from tests.framework.toy_trainer import toy_settings
 
@@ -363,6 +366,44 @@ def test_skips_of_loss_scaling_that_lead_to_the_limit_are_listed_over_epochs_and
     found = lines(tmp_path)
     assert [line["global_step"] for line in found] == [0, 1, 2, 3, 4]
     assert [line["loss_scale"] for line in found] == [2.0**16, 2.0**15, 2.0**14, 2.0**13, 2.0**12]
+
+
+# ---------------------------------------------------------------- the price
+
+
+class CountReads(TorchDispatchMode):
+    """Counts how often the value of a tensor is asked for, which on a GPU would wait for all work in flight."""
+
+    reads = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_from_the_device_within_a_step():
+    class Normalised(NamedTrainer):
+        def build_network(self) -> nn.Module:
+            return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    trainer = Normalised(settings(precision="fp16"), device="cpu")
+    trainer.setup()
+    batch = MakeBatch()(0)
+    losses = trainer.compute_losses(batch)
+    trainer.update(losses["square"].float())
+    with CountReads() as count:
+        assert bool(torch.ones(()))
+        assert count.reads == 1  # that one
+        for hook in (NonFiniteRecord(), RunningStatistics()):
+            if isinstance(hook, RunningStatistics):
+                hook.on_train_start(trainer)
+            hook.on_step_start(trainer, batch)
+            hook.on_loss(trainer, losses)
+            hook.on_backward(trainer)
+            hook.on_update(trainer)
+            hook.on_step_end(trainer, {})
+        trainer.update._mark(losses["square"].float())
+    assert count.reads == 1
 
 
 # ---------------------------------------------------------------- what a skipped update leaves alone
