@@ -126,6 +126,9 @@ class ParameterUpdate:
         Most such losses do that by themselves. Some do not: a mean over no voxels is NaN with gradients of 0.
         """
         mark = 0 * loss.detach()  # 0, or NaN: 0 * Inf is NaN as well
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # The gradients have been averaged already. All processes must skip, or their weights go different ways.
+            torch.distributed.all_reduce(mark)
         self._mark_of_losses = mark if self._calls == 0 else self._mark_of_losses + mark
         gradient = next((p.grad for p in self.parameters if p.grad is not None), None)
         if gradient is not None:
