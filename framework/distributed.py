@@ -147,7 +147,7 @@ class Ranks:
             ends = time.monotonic() + _SECONDS_FOR_NOTES
             while time.monotonic() < ends:
                 if self._store.check(["message of rank 0"]):
-                    return self._store.get("message of rank 0").decode() != message
+                    return not self._store.get("message of rank 0").decode().startswith(message)
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         except Exception:
             return True

@@ -47,6 +47,14 @@ class HookError(FoldwiseError):
 class NonFiniteError(FoldwiseError):
     """Losses, gradients or logits are not finite; in training, more often than the plans allow."""
 
+    def add(self, text: str) -> None:
+        """Say more, by somebody who knows more than the one that raised it."""
+        self.args = (f"{self} {text}".rstrip(),)
+
+
+class DivergenceError(FoldwiseError):
+    """The training has become worse and worse; going on would only cost time."""
+
 
 class UnknownNameError(FoldwiseError):
     """A name that is not in the list of known names; the message gives the nearest and the whole list."""

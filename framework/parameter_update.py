@@ -27,8 +27,9 @@ class ParameterUpdate:
         precision: ``fp32``, ``bf16``, or ``fp16`` (with loss scaling, Micikevicius et al. 2018, ICLR).
         clip_norm: largest L2 norm of all gradients together; None never clips.
         accumulation: number of calls in one update.
-        non_finite: ``skip`` leaves the parameters alone when the gradient norm is NaN or Inf, and counts it;
-            ``raise`` ends the training. Steps that fp16 scaling skips while it finds its scale are counted too.
+        non_finite: ``skip`` leaves the parameters alone when the loss or the gradient norm is NaN or Inf, and
+            counts it; ``raise`` ends the training. Steps that fp16 scaling skips while it finds its scale, with a loss
+            that is finite, are counted too, but do not raise.
         max_consecutive: so many skipped updates in a row end the training in any case.
 
     Raises:
@@ -59,6 +60,7 @@ class ParameterUpdate:
         # A disabled scaler passes everything through, so that all precisions share one path.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.gradient_norm = torch.zeros((), device=device)
+        self._mark_of_losses = torch.zeros((), device=device)
         self._calls = 0
         self._updates = 0
         # [skipped in all, skipped in a row], on the device.
@@ -88,6 +90,7 @@ class ParameterUpdate:
         if self.accumulation > 1:
             loss = loss / self.accumulation
         self.scaler.scale(loss).backward()
+        self._mark(loss)
         self._calls += 1
         if self._calls < self.accumulation:
             return False
@@ -116,6 +119,20 @@ class ParameterUpdate:
             self.scaler.load_state_dict(state["scaler"])
         self._skipped.copy_(torch.tensor(state["skipped"]))
         self._updates = state["updates"]
+
+    def _mark(self, loss: Tensor) -> None:
+        """Make a gradient NaN where the loss is NaN or Inf, so that whatever looks at the gradients skips the update.
+
+        Most such losses do that by themselves. Some do not: a mean over no voxels is NaN with gradients of 0.
+        """
+        mark = 0 * loss.detach()  # 0, or NaN: 0 * Inf is NaN as well
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # The gradients have been averaged already. All processes must skip, or their weights go different ways.
+            torch.distributed.all_reduce(mark)
+        self._mark_of_losses = mark if self._calls == 0 else self._mark_of_losses + mark
+        gradient = next((p.grad for p in self.parameters if p.grad is not None), None)
+        if gradient is not None:
+            gradient.add_(mark)
 
     def _clip(self) -> Tensor:
         """Scale all gradients so that their common norm is at most `clip_norm`; returns the norm before."""
@@ -152,7 +169,7 @@ class ParameterUpdate:
 
     def _check_policy(self) -> None:
         total, in_a_row = self._skipped.tolist()
-        if in_a_row and self.non_finite == "raise" and not self.scaler.is_enabled():
+        if in_a_row and self.non_finite == "raise" and not self._is_search_for_scale():
             raise NonFiniteError(
                 f"the gradient norm of update {self._updates} is {float(self.gradient_norm)}. "
                 "The parameters were not changed. Look for NaN in the data or lower training.initial_lr; "
@@ -160,10 +177,14 @@ class ParameterUpdate:
             )
         if in_a_row >= self.max_consecutive:
             raise NonFiniteError(
-                f"{in_a_row} updates in a row had a gradient that is NaN or Inf ({total} in all), the limit is "
+                f"{in_a_row} updates in a row had a loss or gradients of NaN or Inf ({total} in all), the limit is "
                 f"training.max_non_finite_updates={self.max_consecutive}. The parameters still hold the last good "
                 "values. Look for NaN in the data, lower training.initial_lr, or train with training.precision=fp32."
             )
+
+    def _is_search_for_scale(self) -> bool:
+        """Whether loss scaling explains an update that was skipped: the losses themselves were finite."""
+        return self.scaler.is_enabled() and bool(torch.isfinite(self._mark_of_losses))
 
 
 _READ_EVERY = 50

@@ -72,6 +72,16 @@ class RunFolder:
         return self.folder / "history.jsonl"
 
     @property
+    def non_finite(self) -> Path:
+        """A line for every batch with NaN or Inf in its loss or gradients."""
+        return self.folder / "non_finite.jsonl"
+
+    @property
+    def non_finite_batch(self) -> Path:
+        """The batch at which a training was ended because of NaN or Inf."""
+        return self.folder / "non_finite_batch.pth"
+
+    @property
     def progress_picture(self) -> Path:
         return self.folder / "progress.png"
 
@@ -93,7 +103,7 @@ class RunFolder:
 
     def has_run(self) -> bool:
         """Whether a training has been here."""
-        return self.history.exists() or bool(self.checkpoints())
+        return self.history.exists() or self.non_finite.exists() or bool(self.checkpoints())
 
     def move_aside(self) -> Path | None:
         """Keep an earlier run under another name so that a new one can start; None if there was none."""

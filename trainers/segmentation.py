@@ -106,7 +106,7 @@ class SegmentationTrainer(BaseTrainer):
         return self.loss(batch.outputs if len(batch.outputs) > 1 else batch.logits, batch.target)
 
     def validation_step(self, batch: SegmentationBatch) -> Outputs:
-        """The losses, and the voxel counts from which the Dice of the epoch is computed."""
+        """The losses, the voxel counts from which the Dice of the epoch is computed, and whose voxels they were."""
         outputs = super().validation_step(batch)
         assert batch.logits is not None
         counts = confusion_counts(
@@ -115,7 +115,7 @@ class SegmentationTrainer(BaseTrainer):
             has_regions=self.labels.has_regions,
             ignore_label=self.labels.ignore_label,
         )
-        return outputs | {"counts": counts.stacked()}
+        return outputs | {"counts": counts.stacked(), "case_names": batch.case_names}
 
     def default_hooks(self) -> list[Hook]:
         hooks = [*super().default_hooks(), SegmentationMetrics()]

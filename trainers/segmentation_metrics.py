@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,9 @@ class SegmentationMetrics(Hook):
         counts = torch.stack([output["counts"] for output in outputs]).sum(0)
         dice = dice_from_counts(ConfusionCounts(*counts)).tolist()
         mean = mean_without_nan(dice)
+        # A run that nnU-Net began may hold NaN, which its average does not leave any more.
         earlier = [row["ema_fg_dice"] for row in trainer.history if row.get("ema_fg_dice") is not None]
+        earlier = [value for value in earlier if not math.isnan(value)]
         trainer.history.add(
             mean_fg_dice=mean,
             ema_fg_dice=running_mean(earlier[-1] if earlier else None, mean),

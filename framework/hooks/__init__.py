@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
 
 HOOKS = {
+    "DivergenceDetector": "framework.hooks.divergence:DivergenceDetector",
     "EarlyStopping": "framework.hooks.early_stopping:EarlyStopping",
     "WeightAveraging": "framework.hooks.weight_averaging:WeightAveraging",
 }
@@ -29,17 +30,19 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     from framework.hooks.early_stopping import EarlyStopping
     from framework.hooks.epoch_losses import EpochLosses
     from framework.hooks.history_file import HistoryFile
+    from framework.hooks.non_finite import NonFiniteRecord
     from framework.hooks.preemption import Preemption
     from framework.hooks.progress_plot import ProgressPlot
     from framework.hooks.rank_watch import RankWatch
     from framework.hooks.run_description import RunDescription
+    from framework.hooks.running_statistics import RunningStatistics
     from framework.hooks.stop_on_request import StopOnRequest
     from framework.hooks.text_log import TextLog
     from framework.hooks.time_estimate import TimeEstimate
     from framework.hooks.weight_averaging import WeightAveraging
 
     settings = trainer.settings
-    hooks: list[Hook] = [EpochLosses(), Preemption(), StopOnRequest()]
+    hooks: list[Hook] = [EpochLosses(), Preemption(), StopOnRequest(), RunningStatistics()]
     if trainer.ranks.size > 1:
         hooks.append(RankWatch())
     if settings.weight_averaging is not None:
@@ -49,7 +52,7 @@ def default_hooks(trainer: BaseTrainer) -> list[Hook]:
     if trainer.ranks.is_main:
         hooks += [Console(), TimeEstimate()]
     if trainer.run_folder is not None and trainer.ranks.is_main:
-        hooks += [RunDescription(), TextLog(), HistoryFile(), ProgressPlot(), SaveCheckpoints()]
+        hooks += [RunDescription(), NonFiniteRecord(), TextLog(), HistoryFile(), ProgressPlot(), SaveCheckpoints()]
     return hooks
 
 

@@ -49,6 +49,7 @@ def epoch_means(outputs: list[dict[str, Any]], prefix: str) -> dict[str, float]:
     """Weighted means of all scalar outputs: ``{"train_loss": ..., "train_loss/dice": ...}``.
 
     A step counts as often as it had elements (``num_elements``), so that small batches do not weigh too much.
+    Training steps that were skipped because of NaN or Inf do not count, unless all were. Validation steps do.
     """
     names = dict.fromkeys(
         name
@@ -60,6 +61,9 @@ def epoch_means(outputs: list[dict[str, Any]], prefix: str) -> dict[str, float]:
     for name in names:
         values = torch.stack([output[name] for output in outputs if name in output]).double().cpu()
         counts = torch.tensor([float(output.get("num_elements", 1)) for output in outputs if name in output])
+        finite = torch.isfinite(values)
+        if prefix == "train" and finite.any():
+            values, counts = values[finite], counts[finite]
         mean = float((values * counts).sum() / counts.sum())
         means[f"{prefix}_loss" if name == "loss" else f"{prefix}_loss/{name}"] = mean
     return means

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 from framework.files import write_text
@@ -19,14 +20,14 @@ class HistoryFile(Hook):
 
     def on_checkpoint(self, trainer: BaseTrainer) -> None:
         assert trainer.run_folder is not None
-        # NaN becomes null: the file must be readable by any JSON reader.
-        lines = [json.dumps(_without_nan(row)) for row in trainer.history]
+        # NaN and Inf become null: the file must be readable by any JSON reader.
+        lines = [json.dumps(_only_numbers(row)) for row in trainer.history]
         write_text(trainer.run_folder.history, "".join(line + "\n" for line in lines))
 
 
-def _without_nan(value: object) -> object:
+def _only_numbers(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: _only_numbers(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and value != value else value
+        return [_only_numbers(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -109,6 +109,18 @@ def test_raise_ends_at_once_and_leaves_the_parameters_alone():
     assert torch.equal(network.weight, weight)
 
 
+def test_raise_means_a_nan_loss_in_half_precision_and_not_an_overflow():
+    network = linear()
+    update = make(network, non_finite="raise", precision="fp16")
+    for factor in (1e6, 1e-3):  # the first overflows at the scale of 2**16
+        with update.autocast():
+            loss = factor * network(torch.ones(1, 3)).float().sum()
+        update(loss)
+    assert update.skipped_updates == 1
+    with pytest.raises(NonFiniteError, match="gradient norm of update 3 is nan"):
+        update(network(torch.tensor([[math.nan, 0.0, 0.0]])).sum())
+
+
 def test_too_many_in_a_row_end_the_training_but_single_ones_do_not():
     network = linear()
     update = make(network, max_consecutive=3)
@@ -127,3 +139,31 @@ def test_state_survives():
     other.load_state_dict(update.state_dict())
     assert other.scaler.get_scale() == update.scaler.get_scale()
     assert other.skipped_updates == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_skipped_although_its_gradients_are_finite(precision: str, value: float):
+    network = linear()
+    update = make(network, precision=precision)
+    weight = network.weight.detach().clone()
+    with update.autocast():
+        loss = 0.1 * network(torch.ones(1, 3)).float().sum()
+    update(loss + value)
+    assert torch.equal(network.weight, weight)
+    assert update.skipped_updates == 1
+
+
+def test_a_mean_over_no_voxels_spoils_the_whole_accumulated_update():
+    network = linear()
+    update = make(network, accumulation=2)
+    weight = network.weight.detach().clone()
+    # Cross-entropy in which every voxel is ignored: 0/0, with gradients that are exactly 0.
+    logits = torch.cat([network(torch.ones(4, 3)), torch.zeros(4, 1)], 1)
+    loss = nn.functional.cross_entropy(logits, torch.full((4,), -100))
+    assert loss.isnan()
+    assert not torch.autograd.grad(loss, network.weight, retain_graph=True)[0].any()
+    update(loss)
+    update(network(torch.ones(1, 3)).sum())
+    assert torch.equal(network.weight, weight)
+    assert update.skipped_updates == 1

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from framework.commands.train import main as fw_train
-from framework.data.case_files import write_case
+from framework.data.case_files import load_case, write_case
 from framework.errors import DatasetError
 from tests.builders import TINY, make_tiny_dataset, overrides_as_options, use_roots
 from trainers import SegmentationTrainer
@@ -129,3 +129,72 @@ def test_thin_and_tiny_images_and_classes_that_occur_nowhere_train(folder: Path)
     trainer = tiny()
     trainer.run_training()
     assert np.isfinite(trainer.history["train_loss"]).all()
+
+
+def put_nan_into(folder: Path, case: str) -> None:
+    """One in four voxels of a preprocessed case, so that every patch has some."""
+    data, segmentation = load_case(folder / "laptop_3d_fullres", case)
+    data = data.copy()
+    data[:, ::2, ::2] = np.nan
+    properties = tiny().store.properties(case)
+    write_case(folder / "laptop_3d_fullres", case, data, segmentation, properties, (8, 16, 16))
+
+
+def test_nan_voxels_of_a_training_case_are_left_out_and_the_case_is_named(folder: Path) -> None:
+    case = tiny().training_cases[0]
+    put_nan_into(folder, case)
+    trainer = tiny()
+    messages: list[str] = []
+    trainer.report = messages.append
+    trainer.run_training()
+    assert trainer.run_folder is not None
+    lines = [json.loads(line) for line in trainer.run_folder.non_finite.read_text().splitlines()]
+    # Six batches of two patches from four cases: exactly those with this case are listed.
+    training, _ = trainer.build_batches()
+    expected = [number for number in range(6) if case in training(number).case_names]
+    assert [line["global_step"] for line in lines] == expected
+    assert 0 < len(expected) < 6
+    assert all(line["losses"]["dice"] == line["losses"]["cross_entropy"] == "nan" for line in lines)
+    warnings = [message for message in messages if message.startswith("warning: NaN or Inf in ")]
+    assert len(warnings) == len({line["epoch"] for line in lines})
+    assert all(f"'{case}' (" in message for message in warnings)
+    assert trainer.update.skipped_updates == len(expected)
+    assert all(tensor.isfinite().all() for tensor in trainer.network.state_dict().values())
+    assert np.isfinite(trainer.history["val_loss"]).all()
+
+
+def test_where_nan_voxels_end_a_training_the_command_names_case_and_files(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for case in tiny().training_cases:
+        put_nan_into(folder, case)
+    changes = overrides_as_options(SHORT | {"training.max_non_finite_updates": 2})
+    assert fw_train([*OPTIONS, *changes]) == 2
+    message = capsys.readouterr().err
+    run = tmp_path / "results/Dataset007_Tiny/SegmentationTrainer__laptop__3d_fullres/fold_0"
+    saved = torch.load(run / "non_finite_batch.pth", weights_only=True)
+    first, second = saved["case_names"]
+    cases = f"'{first}'" if first == second else f"'{first}', '{second}'"
+    assert f"In batch 1, the last of them, data of case {cases} has NaN or Inf." in message
+    assert f"That batch is saved as {run / 'non_finite_batch.pth'}." in message
+    assert saved["batch"]["data"].shape == (2, 1, 8, 16, 16)
+    assert saved["batch"]["target"].shape == (2, 1, 8, 16, 16)
+
+
+def test_nan_voxels_of_a_validation_case_are_told_and_spoil_neither_dice_nor_average(folder: Path) -> None:
+    case = tiny().validation_cases[0]
+    put_nan_into(folder, case)
+    trainer = tiny()
+    trainer.run_training()
+    assert trainer.run_folder is not None
+    lines = [json.loads(line) for line in trainer.run_folder.non_finite.read_text().splitlines()]
+    _, validation = trainer.build_batches()
+    expected = [number for number in range(2) if case in validation(number).case_names]
+    assert expected
+    assert [(line["phase"], line["epoch"], line["step"]) for line in lines] == [
+        ("validation", epoch, step) for epoch in range(2) for step in expected
+    ]
+    assert all(case in line["case_names"] for line in lines)
+    assert np.isnan(trainer.history["val_loss"]).all()
+    assert np.isfinite(trainer.history["ema_fg_dice"]).all()
+    assert trainer.run_folder.best_checkpoint.exists()
