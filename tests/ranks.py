@@ -17,7 +17,7 @@ from typing import Any
 
 # Processes are forked from one that has imported torch, once for all tests, and has never computed anything.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.framework.rank_scenarios"])
+_CONTEXT.set_forkserver_preload(["tests.framework.rank_scenarios", "torch._dynamo"])  # torch imports that for DDP
 
 
 @dataclass
