@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from framework.allocator import keep_freed_memory
 from framework.batch_shares import can_be_shared, share_of_rank, turns
 from framework.checkpoint_writer import CheckpointWriter
-from framework.device import choose_device, execution_for, memory_format_for
+from framework.device import choose_device, execution_for, memory_format_for, prepare_libraries
 from framework.device_batches import batches_on_device
 from framework.distributed import launch_id, ranks, restarts
 from framework.experiment import Experiment, checked_fold, find_plans
@@ -357,11 +356,7 @@ class BaseTrainer(TrainerPoints, ABC):
         """Build all parts, in the order in which they depend on each other; a second call does nothing."""
         if self._is_set_up:
             return
-        if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.execution.tf32
-            torch.backends.cudnn.benchmark = True
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        prepare_libraries(self.device, self.execution)
         seed_libraries(self.settings.seed, "network", 0)
         self.network = self.build_network().to(self.device)
         if self.execution.channels_last:

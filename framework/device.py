@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from framework.allocator import keep_freed_memory
 from framework.distributed import ranks
 from framework.errors import FoldwiseError
 from framework.training_settings import TrainingSettings
@@ -52,12 +53,13 @@ class Execution:
     channels_last: bool
     tf32: bool
     num_workers: int
+    deterministic: bool = False
     finish_on_device: bool = False
     """Workers only read and cut; the device does the rest, one batch ahead of the training."""
 
     def __str__(self) -> str:
         words = [self.precision]
-        words += [name for name in ("compile", "channels_last", "tf32") if getattr(self, name)]
+        words += [name for name in ("compile", "channels_last", "tf32", "deterministic") if getattr(self, name)]
         return ", ".join([*words, f"{self.num_workers} data worker" + ("s" if self.num_workers != 1 else "")])
 
 
@@ -83,8 +85,24 @@ def execution_for(settings: TrainingSettings, device: torch.device) -> Execution
         channels_last=decided(settings.channels_last, device.type == "cpu"),
         tf32=decided(settings.tf32, cuda) and cuda,
         num_workers=workers,
+        deterministic=settings.deterministic,
         finish_on_device=cuda,
     )
+
+
+def prepare_libraries(device: torch.device, execution: Execution) -> None:
+    """Set what torch and the C library have one setting of in a process."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = execution.tf32
+        # Trying out which algorithm is fastest may end otherwise in the next process.
+        torch.backends.cudnn.benchmark = not execution.deterministic
+    if execution.deterministic:
+        # Read by cuBLAS when it is first used; without it its sums are those of whichever stream was free.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # An operation of a user's network that has no deterministic form is told by torch, and does not end the run.
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -39,6 +39,7 @@ class TrainingSettings:
     channels_last: Literal["auto"] | bool = "auto"
     tf32: Literal["auto"] | bool = "auto"
 
+    deterministic: bool = False
     seed: int = field(default=0, metadata=at_least(0))
     num_workers: Literal["auto"] | int = field(default="auto", metadata=at_least(0))
     store: Literal["auto", "packed", "unpacked", "memory", "device"] = "auto"

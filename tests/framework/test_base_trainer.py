@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -437,3 +438,16 @@ def test_preparing_one_batch_ahead_changes_nothing_not_even_a_resume(tmp_path: P
     resumed.resume()
     resumed.run_training()
     assert_equal_runs(whole, resumed)
+
+
+def test_the_deterministic_option_reaches_torch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    trainer = ToyTrainer(toy_settings(deterministic=True), device="cpu")
+    try:
+        trainer.setup()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert "deterministic" in str(trainer.execution)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
