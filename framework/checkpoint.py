@@ -28,7 +28,7 @@ def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
     """
     plain = plain_types(state)
     with atomic_write(path) as temporary:
-        torch.save(plain, temporary)
+        _save(plain, temporary)
         damage = _damage(temporary)
         if damage:
             raise OSError(f"what was read back is not what was written: {damage}")
@@ -118,6 +118,20 @@ def plain_types(value: Any, where: str = "state") -> Any:
         f"{where} is a {type(value).__name__} and cannot be saved in a checkpoint: only tensors, numbers, text, "
         "lists and dicts can. Return plain types from state_dict."
     )
+
+
+def _save(plain: Any, path: Path) -> None:
+    """torch.save, with the error of the disk as what it is.
+
+    torch itself ends a failed write with a RuntimeError on positions in its archive.
+    """
+    with open(path, "wb") as file:
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _damage(path: Path) -> str:

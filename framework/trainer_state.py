@@ -106,6 +106,11 @@ def resume_trainer(trainer: BaseTrainer, tag: str | None = None) -> bool:
         return True
     paths = trainer.run_folder.checkpoints()
     found = newest_checkpoint(paths, trainer.report)
+    if found is None and paths:
+        raise CheckpointError(
+            f"{trainer.run_folder.folder}: none of its checkpoints can be read ({', '.join(p.name for p in paths)}). "
+            "Put one back from a copy, or leave --c out to start anew (what is there is then kept aside)."
+        )
     if found is None:
         return False
     path, state = found

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from framework.errors import FoldwiseError
@@ -16,25 +17,46 @@ DONE, DEFECT, WRONG_INPUT, REQUEUE, INTERRUPTED = 0, 1, 2, 75, 130
 is what a shell gives for a program that Ctrl-C has ended."""
 
 
+_OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE
+)  # fmt: skip
+
+
 def run_command(command: Callable[[], int]) -> int:
     """Run it; a user's mistake becomes one message and exit code 2, never a traceback."""
     try:
         return command()
     except FoldwiseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return WRONG_INPUT
     except BrokenPipeError:
         # Whoever read what is printed, such as `head`, has had enough. Nothing more can be said there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in _OF_THE_DISK:
             raise
-        print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}.", file=sys.stderr)
+        what = "read" if error.errno in (errno.EIO, errno.ESTALE) else "written"
+        _tell(f"error: {error.filename or 'a file'} could not be {what}: {error.strerror}.")
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         return INTERRUPTED
+    finally:
+        _end_output()
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # the disk that is full may be the one that takes our output
+        print(text, file=sys.stderr)
+
+
+def _end_output() -> None:
+    """What could not be printed must not turn the exit code into another when Python tries once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_thread_a_process() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from framework.errors import WriteError
 from framework.files import write_text
 from framework.hook import Hook
 
@@ -13,15 +14,31 @@ if TYPE_CHECKING:
 
 
 class HistoryFile(Hook):
-    """Write the whole history after every epoch; a resumed run thereby drops lines of epochs it repeats."""
+    """Write the whole history after every epoch; a resumed run thereby drops lines of epochs it repeats.
+
+    A history that cannot be written is told and ends nothing: the checkpoints hold it too, and the next epoch, or
+    the next start with ``--c``, writes all of it.
+    """
 
     priority = 80
 
     def on_checkpoint(self, trainer: BaseTrainer) -> None:
+        self._write(trainer)
+
+    def on_train_end(self, trainer: BaseTrainer) -> None:
+        self._write(trainer)
+
+    def _write(self, trainer: BaseTrainer) -> None:
         assert trainer.run_folder is not None
         # NaN becomes null: the file must be readable by any JSON reader.
         lines = [json.dumps(_without_nan(row)) for row in trainer.history]
-        write_text(trainer.run_folder.history, "".join(line + "\n" for line in lines))
+        try:
+            write_text(trainer.run_folder.history, "".join(line + "\n" for line in lines))
+        except WriteError as error:
+            trainer.report(
+                f"warning: {error.path} could not be written: {error.reason}. The training goes on; the checkpoints "
+                "hold the history too, and it is written whole after the next epoch, or by the same command with --c."
+            )
 
 
 def _without_nan(value: object) -> object:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from framework.errors import FoldwiseError
 from framework.files import atomic_write
 from framework.hook import Hook
 
@@ -20,6 +21,7 @@ class ProgressPlot(Hook):
     """Draw losses, metrics, time and learning rate over the epochs.
 
     A drawing takes about half a second, so it is repeated only when fifty times as long has passed, and at the end.
+    One that fails, for whatever reason, is told and ends nothing: everything in it is in the history.
     """
 
     priority = 85
@@ -39,7 +41,11 @@ class ProgressPlot(Hook):
     def _draw(self, trainer: BaseTrainer) -> None:
         assert trainer.run_folder is not None
         started = time.monotonic()
-        draw_progress(trainer.history, trainer.run_folder.progress_picture, trainer.class_names)
+        try:
+            draw_progress(trainer.history, trainer.run_folder.progress_picture, trainer.class_names)
+        except Exception as error:
+            reason = str(error) if isinstance(error, FoldwiseError) else f"{type(error).__name__}: {error}"
+            trainer.report(f"warning: the progress could not be drawn, and the training goes on. {reason}")
         self._drawn_at = time.monotonic()
         self._took = self._drawn_at - started
 

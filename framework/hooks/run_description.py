@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from framework.files import remove_temporary_files
 from framework.hook import Hook
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class RunDescription(Hook):
         folder = trainer.run_folder
         assert folder is not None
         folder.lock()
+        remove_temporary_files(folder.folder)
         resumed = trainer.progress.epochs_completed > 0 or trainer.progress.phase != "between epochs"
         if not resumed and folder.has_run():
             folder.unlock()

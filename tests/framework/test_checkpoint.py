@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ def test_a_failed_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypat
     path = tmp_path / "c.pth"
     save_checkpoint(path, state(1))
 
-    def full_disk(obj: object, target: Path) -> None:
-        target.write_bytes(b"half")
+    def full_disk(obj: object, target: IO[bytes]) -> None:
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
