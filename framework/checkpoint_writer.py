@@ -13,7 +13,7 @@ import torch
 from framework.checkpoint import copy_checkpoint, plain_types, save_checkpoint
 from framework.errors import WriteError
 
-SECONDS_BEFORE_TRYING_AGAIN = (1.0, 5.0, 15.0)
+SECONDS_BEFORE_TRYING_AGAIN = (1.0, 3.0, 6.0)
 """A server that was away, or a disk that another program filled for a moment, should not end a training of days."""
 
 

@@ -24,7 +24,7 @@ class SaveCheckpoints(Hook):
     ``epoch_0100``. When ``final`` is there, ``latest`` has nothing to add and is removed, as nnU-Net does.
 
     A checkpoint that cannot be written ends the run: what is trained without one may be lost. The error is raised
-    at the next step, after the writer has tried several times; see ``docs/decisions/0013-*``.
+    at the next step, after the writer has tried several times; see ``docs/decisions/0013-*.md``.
     """
 
     priority = 90
