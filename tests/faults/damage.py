@@ -78,7 +78,8 @@ TARGETS = [
     Target(("history.jsonl",), ALL, _IN_TRAINING),
     Target(("history.jsonl",), ALL, _AFTER),
     Target(("progress.png",), ALL, _AFTER),
-    Target(("validation/.predicted.json",), ANY, _IN_VALIDATION),
+    # Predictions of unknown origin are kept beside: there is a further folder then.
+    Target(("validation/.predicted.json",), ANY, _IN_VALIDATION, not_compared=("files",)),
     Target(("validation/*.nii.gz",), ALL, _IN_VALIDATION),
     Target(("validation/*.nii.gz",), ALL, _AFTER),
     Target(("validation/summary.json", "validation/metrics.csv"), ALL, _AFTER),

@@ -22,6 +22,7 @@ class Outcome:
         kind: such as ``kill -9``; with `place` the row of the report.
         place: where the run was when it happened.
         faults: every fault in words, so that it can be repeated.
+        messages: what was told.
         problems: empty if nothing was lost.
     """
 
@@ -29,11 +30,13 @@ class Outcome:
     kind: str
     faults: list[str] = field(default_factory=list)
     places: list[tuple[str, str]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def note(self, fault: str, kind: str, ended: Ended) -> None:
         """Count a fault, with the phase that it met; one that came too late for its run is not counted."""
         self.faults.append(f"{fault} at {ended.where}: exit code {ended.code}")
+        self.messages += [line for line in ended.output.splitlines() if line.startswith(("error:", "warning:"))]
         if ended.was_hit:
             self.places.append((kind, phase_of(ended)))
 
