@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 class HistoryFile(Hook):
     """Write the whole history after every epoch; a resumed run thereby drops lines of epochs it repeats.
 
-    A history that cannot be written is told and ends nothing: the checkpoints hold it too, and the next epoch, or
+    A history that cannot be written is told once and ends nothing: the checkpoints hold it too, and the next epoch, or
     the next start with ``--c``, writes all of it.
     """
 
     priority = 80
+
+    def __init__(self) -> None:
+        self._has_failed = False
 
     def on_checkpoint(self, trainer: BaseTrainer) -> None:
         self._write(trainer)
@@ -34,11 +37,15 @@ class HistoryFile(Hook):
         lines = [json.dumps(_without_nan(row)) for row in trainer.history]
         try:
             write_text(trainer.run_folder.history, "".join(line + "\n" for line in lines))
+            self._has_failed = False
         except WriteError as error:
-            trainer.report(
-                f"warning: {error.path} could not be written: {error.reason}. The training goes on; the checkpoints "
-                "hold the history too, and it is written whole after the next epoch, or by the same command with --c."
-            )
+            if not self._has_failed:
+                trainer.report(
+                    f"warning: {error.path} could not be written: {error.reason}. The training goes on; the "
+                    "checkpoints hold the history too, and it is written whole after the next epoch, or by the same "
+                    "command with --c."
+                )
+            self._has_failed = True
 
 
 def _without_nan(value: object) -> object:
