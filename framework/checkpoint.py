@@ -140,7 +140,11 @@ def _damage(path: Path) -> str:
     torch.save writes a zip archive with a CRC-32 of every entry, which torch.load does not look at.
     """
     if not zipfile.is_zipfile(path):
-        return ""  # torch.load knows what to say
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if not start.strip(b"\0"):
+            return "it is empty or holds zeros."
+        return "its end is missing." if start == b"PK\3\4" else ""  # of other files torch.load knows what to say
     with zipfile.ZipFile(path) as archive:
         entry = archive.testzip()
     return "" if entry is None else f"the checksum of its entry {entry} is wrong."

@@ -164,12 +164,14 @@ class Run:
 def _wait(process: int, signals: list[tuple[float, signal.Signals, str]], note: Note) -> int:
     """The exit code; sends the signals meanwhile, and notes where the process is then."""
     started = time.monotonic()
-    hit = ""
+    hit, killed = "", False
     waiting = sorted(signals, reverse=True)
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             note.read()
+            if killed and os.waitstatus_to_exitcode(status) >= 0:
+                hit = ""  # it was on its way out
             note.hit = note.hit or hit
             note.write()
             return os.waitstatus_to_exitcode(status)
@@ -177,9 +179,10 @@ def _wait(process: int, signals: list[tuple[float, signal.Signals, str]], note: 
         if waiting and seconds >= waiting[-1][0]:
             _, number, whom = waiting.pop()
             targets = _workers_of(process) if whom == "worker" else [process]
-            hit = note.read().where
             for target in targets[:1]:
+                hit = note.read().where
                 os.kill(target, number)
+                killed = whom == "main" and number == signal.SIGKILL
         if seconds > _TIMEOUT_SECONDS:
             os.kill(process, signal.SIGABRT)
             time.sleep(1)

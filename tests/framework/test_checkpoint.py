@@ -74,6 +74,17 @@ def test_the_newest_readable_checkpoint_is_chosen(tmp_path: Path):
     assert newest_checkpoint((tmp_path / "nothing.pth",)) is None
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "empty or holds zeros"), (bytes(5000), "empty or holds zeros"), (b"PK\3\4" + bytes(500), "end is missing")],
+    ids=["empty", "zeros", "cut off"],
+)
+def test_what_is_wrong_with_a_damaged_file_is_told_in_few_words(tmp_path: Path, content: bytes, told: str):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"c\.pth cannot be read: it(s| is) {told}\."):
+        load_checkpoint(tmp_path / "c.pth")
+
+
 def test_a_checkpoint_of_nnunet_is_read(shared_data: Path):
     path = next((shared_data / "nnunet_reference/results").rglob("checkpoint_final.pth"))
     loaded = load_checkpoint(path)
