@@ -17,7 +17,7 @@ _LISTENING = {"start-up", "on_train_start", "on_exception", "on_teardown"}
 
 def num_kills_of(seed: int, number: int) -> int:
     """How many faults the run of that number meets, one after the other: most one, some two or three."""
-    return random.Random(f"{seed} kills {number}").choices((1, 2, 3), (6, 3, 1))[0]
+    return _drawn(seed, number)[1]
 
 
 def kill(training: SmallTraining, seed: int, number: int, clean: dict[str, Any], seconds: float) -> Outcome:
@@ -26,8 +26,7 @@ def kill(training: SmallTraining, seed: int, number: int, clean: dict[str, Any],
     Args:
         seconds: of the clean run; random instants are drawn from it.
     """
-    chance = random.Random(f"{seed} kills {number}")
-    count = chance.choices((1, 2, 3), (6, 3, 1))[0]
+    chance, count = _drawn(seed, number)
     run = training.new_run(f"kill_{number}")
     outcome = Outcome(number, "kill")
     for _ in range(count):
@@ -35,6 +34,11 @@ def kill(training: SmallTraining, seed: int, number: int, clean: dict[str, Any],
         outcome.check_files(run)
     outcome.finish(run, clean, chance)
     return outcome
+
+
+def _drawn(seed: int, number: int) -> tuple[random.Random, int]:
+    chance = random.Random(f"{seed} kills {number}")
+    return chance, chance.choices((1, 2, 3), (6, 3, 1))[0]
 
 
 def _one_kill(run: Run, outcome: Outcome, chance: random.Random, seconds: float) -> None:
@@ -58,8 +62,8 @@ def _one_kill(run: Run, outcome: Outcome, chance: random.Random, seconds: float)
         signals = [(instant, _ASKED.get(action, signal.SIGKILL), "main")]
         ended = run.start(signals=signals, cold=cold, **options)
         words = f"{action} after {instant:.2f} s{' of a new Python' if cold else ''}"
-    outcome.note(words, f"kill -9 of a {'worker' if action == 'worker' else 'run'}" if action in ("KILL", "worker")
-                 else f"SIG{action}", ended)  # fmt: skip
+    kind = {"KILL": "kill -9", "worker": "kill -9 of a worker"}.get(action, f"SIG{action}")
+    outcome.note(words, kind, ended)
     _check_answer(outcome, action, ended)
 
 

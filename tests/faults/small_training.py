@@ -142,6 +142,8 @@ class Run:
         process = self._fork(arguments, fault or Fault(), output, note_file, cold)
         code = _wait(process, signals or [], note)
         self.a_checkpoint_was_written |= note.read().num_checkpoints > 0
+        if fault is not None and fault.place == "make_batch" and code:
+            note.hit = "make_batch"  # a worker takes no notes
         return Ended(code, output.read_text(errors="replace"), note.hit or note.where, bool(note.hit) or code < 0)
 
     def _fork(self, arguments: list[str], fault: Fault, output: Path, note: Path, cold: bool) -> int:
