@@ -144,7 +144,7 @@ def _print_table(outcomes: list[Outcome], seconds: float) -> None:
     tried: collections.Counter[tuple[str, str]] = collections.Counter()
     lost: collections.Counter[tuple[str, str]] = collections.Counter()
     for outcome in outcomes:
-        for kind, phase in outcome.places or [(outcome.kind, "?")]:
+        for kind, phase in outcome.places or ([(outcome.kind, "?")] if outcome.problems else []):
             tried[kind, phase] += 1
             lost[kind, phase] += bool(outcome.problems)
     print("\n| fault | where | tried | lost |\n|---|---|---|---|")

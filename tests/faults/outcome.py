@@ -37,7 +37,7 @@ class Outcome:
         """Count a fault, with the phase that it met; one that came too late for its run is not counted."""
         self.faults.append(f"{fault} at {ended.where}: exit code {ended.code}")
         self.messages += [line for line in ended.output.splitlines() if line.startswith(("error:", "warning:"))]
-        if ended.was_hit:
+        if ended.was_hit or self.kind == "damage":
             self.places.append((kind, phase_of(ended)))
 
     def expect(self, condition: bool, problem: str, ended: Ended | None = None) -> None:
