@@ -122,6 +122,7 @@ class BaseTrainer(TrainerPoints, ABC):
         try:
             self.setup()
             self._announce("on_train_start")
+            self.lockstep.agree()
             while not self._is_complete():
                 self._run_epoch()
                 self.lockstep.agree()
@@ -433,8 +434,9 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def request_stop(self, reason: str, *, immediately: bool = False) -> None:
         """Ask for the end: after this epoch as a completed training, or `immediately`, to be resumed."""
-        self.stop_reason = reason
+        # In this order: a thread may ask, and the loop must not take an interruption for a completed training.
         self.interrupted = self.interrupted or immediately
+        self.stop_reason = reason
 
     def request_checkpoint(self, tag: str = "latest") -> None:
         """Ask for ``checkpoint_<tag>.pth`` at the next step."""
@@ -479,7 +481,7 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def _is_complete(self) -> bool:
         reached = self.progress.epochs_completed >= self.settings.num_epochs
-        return self.progress.finished or reached or self.stop_reason is not None
+        return self.progress.finished or reached or self.lockstep.completes
 
     def _is_left_now(self) -> bool:
         """Between two iterations: save what was asked for; True if the run is to be left, to be resumed."""
@@ -517,7 +519,7 @@ class BaseTrainer(TrainerPoints, ABC):
 
     def _validation_is_due(self) -> bool:
         number = self.progress.epochs_completed + 1
-        last = number >= self.settings.num_epochs or self.stop_reason is not None
+        last = number >= self.settings.num_epochs or self.lockstep.completes
         return self._has_validation and (
             number % self.settings.validate_every_epochs == 0 or last or self.validation_requested
         )

@@ -11,6 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 import torch
@@ -75,10 +76,12 @@ class BatchLoader:
                 raise self._ended_by_the_system(f"process {worker.pid} ended with code {worker.exitcode}")
         try:
             batch = next(self._iterator)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            # What a worker has made lies in memory that it still holds: its death may also show as a connection
+            # that nobody answers.
+            if "DataLoader worker" not in str(error) and not self._has_lost_a_worker():
                 raise
-            raise self._ended_by_the_system(str(error)) from error
+            raise self._ended_by_the_system(str(error) or type(error).__name__) from error
         if isinstance(batch, _Failure):
             batch.raise_here()
         self.position += 1
@@ -134,6 +137,10 @@ class BatchLoader:
                 "Workers start afresh here, so what build_batches returns must be a function or an object of a class "
                 "at the top level of a file, without open files or lambdas. Or set training.num_workers to 0."
             ) from error
+
+    def _has_lost_a_worker(self) -> bool:
+        sentinels = [worker.sentinel for worker in getattr(self._iterator, "_workers", ())]
+        return bool(sentinels and wait(sentinels, timeout=1.0))  # it may be dying just now
 
     def _ended_by_the_system(self, what: str) -> FoldwiseError:
         return FoldwiseError(
@@ -267,4 +274,6 @@ def _start_worker(worker: int) -> None:
     # that died of it first would turn an orderly stop into an error.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -28,7 +28,7 @@ def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
     """
     plain = plain_types(state)
     with atomic_write(path) as temporary:
-        torch.save(plain, temporary)
+        _save(plain, temporary)
         damage = _damage(temporary)
         if damage:
             raise OSError(f"what was read back is not what was written: {damage}")
@@ -120,13 +120,31 @@ def plain_types(value: Any, where: str = "state") -> Any:
     )
 
 
+def _save(plain: Any, path: Path) -> None:
+    """torch.save, with the error of the disk as what it is.
+
+    torch itself ends a failed write with a RuntimeError on positions in its archive.
+    """
+    with open(path, "wb") as file:
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
 def _damage(path: Path) -> str:
     """What the checksums in the file object to; empty if nothing.
 
     torch.save writes a zip archive with a CRC-32 of every entry, which torch.load does not look at.
     """
     if not zipfile.is_zipfile(path):
-        return ""  # torch.load knows what to say
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if not start.strip(b"\0"):
+            return "it is empty or holds zeros."
+        return "its end is missing." if start == b"PK\3\4" else ""  # of other files torch.load knows what to say
     with zipfile.ZipFile(path) as archive:
         entry = archive.testzip()
     return "" if entry is None else f"the checksum of its entry {entry} is wrong."

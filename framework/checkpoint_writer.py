@@ -11,13 +11,18 @@ from typing import Any
 import torch
 
 from framework.checkpoint import copy_checkpoint, plain_types, save_checkpoint
+from framework.errors import WriteError
+
+SECONDS_BEFORE_TRYING_AGAIN = (1.0, 3.0, 6.0)
+"""A server that was away, or a disk that another program filled for a moment, should not end a training of days."""
 
 
 class CheckpointWriter:
     """Copies the state of a training, which takes milliseconds, and writes the copy while the training goes on.
 
     At most one checkpoint is in flight, so memory holds one copy: a second `save` waits for the first. What goes
-    wrong while writing is raised by the next call of any method, at the latest by `wait`.
+    wrong while writing is raised by the next call of any method, at the latest by `wait`. What the disk refuses is
+    tried again a few times before that.
     """
 
     def __init__(self) -> None:
@@ -34,11 +39,7 @@ class CheckpointWriter:
 
     def copy(self, source: Path, target: Path) -> None:
         """Give the checkpoint at `source` a second name, after everything before has been written."""
-        self._run(copy_checkpoint, source, target)
-
-    def remove(self, path: Path) -> None:
-        """Remove a checkpoint, after everything before has been written."""
-        self._run(_remove, path)
+        self._run(_persistently, copy_checkpoint, source, target)
 
     def raise_error(self) -> None:
         """Raise what has gone wrong since the last call; does not wait."""
@@ -62,7 +63,7 @@ class CheckpointWriter:
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
         started = time.monotonic()
-        save_checkpoint(path, state)
+        _persistently(save_checkpoint, path, state)
         self.longest_seconds = max(self.longest_seconds, time.monotonic() - started)
 
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -77,6 +78,28 @@ class CheckpointWriter:
                 function(*arguments)
 
         self._jobs.append(self._thread.submit(run_after_earlier))
+
+
+def _persistently(write: Callable[..., None], *arguments: Any) -> None:
+    """Call `write`; if the disk refuses, again after a while.
+
+    Raises:
+        WriteError: it refused every time.
+    """
+    for seconds in SECONDS_BEFORE_TRYING_AGAIN:
+        try:
+            return write(*arguments)
+        except WriteError:
+            time.sleep(seconds)
+    try:
+        return write(*arguments)
+    except WriteError as error:
+        raise WriteError(
+            error.path,
+            f"{error.reason} (tried {len(SECONDS_BEFORE_TRYING_AGAIN) + 1} times)",
+            "The checkpoints that were there before are whole. When the disk takes files again, the same command with "
+            "--c goes on from the newest one.",
+        ) from error
 
 
 def on_host(value: Any) -> Any:
@@ -99,7 +122,3 @@ def on_host(value: Any) -> Any:
         return entry
 
     return copied(value)
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)

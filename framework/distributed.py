@@ -32,7 +32,15 @@ _SECONDS_FOR_NOTES = 3.0
 
 
 class OtherRankFailed(FoldwiseError):
-    """This process cannot go on, because another one of the same training has ended."""
+    """This process cannot go on, because another one of the same training has ended.
+
+    Attributes:
+        rank: of the other one, if it left word of why.
+    """
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class Ranks:
             with PULSE.waiting():
                 outcome = self._wait_for(key)
             if outcome != "done":
-                raise OtherRankFailed(outcome)
+                raise OtherRankFailed(outcome, 0)
             yield
             return
         try:
@@ -189,7 +197,7 @@ class Ranks:
         for rank in range(self.size):
             key = f"failure/{rank}"
             if rank != self.rank and self._store.check([key]):
-                raise OtherRankFailed(f"rank {rank} failed: {self._store.get(key).decode()}")
+                raise OtherRankFailed(f"rank {rank} failed: {self._store.get(key).decode()}", rank)
 
     def _wait_for(self, key: str) -> str:
         while not self._store.check([key]):

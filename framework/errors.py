@@ -36,6 +36,17 @@ class CaseWarning(UserWarning):
     """Something about a case that is odd, but does not keep it from being used."""
 
 
+class WriteError(FoldwiseError):
+    """A file could not be written: the disk is full, the folder read-only, a quota used up, a server away."""
+
+    def __init__(self, path: Path | str, reason: str, advice: str) -> None:
+        super().__init__(f"{path} could not be written: {reason}. {advice}")
+        self.path, self.reason, self.advice = path, reason, advice
+
+    def __reduce__(self) -> tuple[type[WriteError], tuple[Path | str, str, str]]:
+        return type(self), (self.path, self.reason, self.advice)
+
+
 class CheckpointError(FoldwiseError):
     """A checkpoint is missing, damaged, or does not fit what should be resumed from it."""
 

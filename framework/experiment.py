@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.errors import DatasetError, FoldwiseError, UnknownNameError
+from framework.errors import DatasetError, FoldwiseError, PlansError, UnknownNameError
 from framework.files import read_json, write_json
 from framework.plans import Configuration, Plans
 from framework.resumed_overrides import check_resumed_overrides
@@ -58,10 +58,10 @@ class Experiment:
         A resumed run goes on under the plans that were saved with it, whatever has become of the originals.
         """
         folder = preprocessed_root() / dataset
-        saved = resume and run_folder.plans.is_file()
-        loaded = Plans.from_file(run_folder.plans if saved else plans_file)
+        saved = _saved_plans(run_folder) if resume else None
+        loaded = saved or Plans.from_file(plans_file)
         plans = loaded.with_overrides(configuration, overrides)
-        if saved:
+        if saved is not None:
             check_resumed_overrides(loaded, plans, configuration, overrides)
         return cls(
             dataset=dataset,
@@ -148,6 +148,25 @@ def plans_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     return {path.stem: path for path in sorted(folder.glob("*.json")) if path.name not in others}
+
+
+def _saved_plans(run_folder: RunFolder) -> Plans | None:
+    """The effective plans that a run was started with; from its newest checkpoint where ``plans.json`` is missing.
+
+    None where nothing was started. Without them a run that is continued would silently get other numbers.
+    """
+    if run_folder.plans.is_file():
+        try:
+            return Plans.from_file(run_folder.plans)
+        except PlansError as error:
+            raise PlansError(
+                f"{error} Its checkpoints hold the same plans: if this file is deleted, they are used instead."
+            ) from error
+    from framework.checkpoint import newest_checkpoint  # with torch, which planning does without
+
+    found = newest_checkpoint(run_folder.checkpoints())
+    record = found[1].get("foldwise", {}).get("experiment") if found else None
+    return Plans.from_dict(record["plans"], source=run_folder.plans) if record else None
 
 
 def trainer_in_plans(dataset: str | int, configuration: str, plans: str | None) -> str | None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from framework.errors import FoldwiseError
+from framework.errors import FoldwiseError, WriteError
 
 TEMPORARY_NAME = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp(\..+)")
 """What `atomic_write` calls a file that is not complete yet; the groups: final name, ending."""
@@ -31,7 +31,7 @@ def atomic_write(path: Path | str, sync_folder: bool = True) -> Iterator[Path]:
             that makes both survive.
 
     Raises:
-        FoldwiseError: the disk is full or the folder cannot be written; names the path.
+        WriteError: the disk is full or the folder cannot be written; names the path.
     """
     path = Path(path)
     # The ending stays last: writers such as SimpleITK choose the format by it.
@@ -46,9 +46,10 @@ def atomic_write(path: Path | str, sync_folder: bool = True) -> Iterator[Path]:
         if sync_folder:
             _sync_folder(path.parent)
     except OSError as error:
-        raise FoldwiseError(
-            f"{path} could not be written: {error.strerror or error}. "
-            "Nothing was left half written; free some space or choose another folder, then run the same command again."
+        raise WriteError(
+            path,
+            error.strerror or str(error),
+            "Nothing was left half written; free some space or choose another folder, then run the same command again.",
         ) from error
     finally:
         with suppress(OSError):  # not there, or in what turned out to be no folder
@@ -69,6 +70,14 @@ def write_text(path: Path | str, text: str) -> None:
 def write_json(path: Path | str, value: Any, *, indent: int = 4, sort_keys: bool = False) -> None:
     """Write JSON atomically. Key order is kept unless `sort_keys`: the order of labels has a meaning."""
     write_text(path, json.dumps(value, indent=indent, sort_keys=sort_keys, default=_plain) + "\n")
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what a killed process has left of `atomic_write`, in a folder in which nobody else is writing now."""
+    with suppress(OSError):  # they do no harm, and the next start tries again
+        for path in folder.rglob(".*.tmp.*"):
+            if TEMPORARY_NAME.fullmatch(path.name):
+                path.unlink()
 
 
 def copy_if_changed(source: Path, target: Path) -> None:

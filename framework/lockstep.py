@@ -34,6 +34,8 @@ class Lockstep:
         """Whether all have agreed to leave the run now, to be resumed."""
         self.saves = False
         """Whether all have agreed to save a checkpoint now."""
+        self.completes = False
+        """Whether all have agreed to end the training after this epoch. To leave it, to be resumed, is no such end."""
         self._joined: nn.parallel.DistributedDataParallel | None = None
         self._num_merged = 0
         self._has_told_reason = False
@@ -48,6 +50,7 @@ class Lockstep:
             trainer.stop_reason is not None,
             trainer.validation_requested,
         )
+        self.completes = stops and not self.leaves
         if self.ranks.size > 1:
             trainer.interrupted |= self.leaves
             trainer.validation_requested |= validates
@@ -82,7 +85,7 @@ class Lockstep:
             if error is not None:
                 raise error
             rank = next(rank for rank, message in enumerate(messages) if message is not None)
-            raise OtherRankFailed(f"rank {rank} failed: {messages[rank]}")
+            raise OtherRankFailed(f"rank {rank} failed: {messages[rank]}", rank)
         return batch
 
     def network(self) -> nn.Module:

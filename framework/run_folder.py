@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from framework.errors import FoldwiseError
+from framework.errors import FoldwiseError, WriteError
+
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    # A data worker that outlives a killed training for some seconds would keep the fold locked.
+    for file in list(_held):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class RunFolder:
@@ -121,8 +135,12 @@ class RunFolder:
             import fcntl
         except ImportError:  # Windows
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = open(self.folder / ".lock", "a+")  # noqa: SIM115  held until the process ends
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = open(self.folder / ".lock", "a+")  # noqa: SIM115  held until the process ends
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise WriteError(self.folder, reason, "Make the folder writable, or set FW_RESULTS to another.") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -135,13 +153,16 @@ class RunFolder:
         except OSError:
             file.close()  # some network file systems know no locks
             return
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()}")
-        file.flush()
         self._lock = file
+        _held.add(file)
+        with suppress(OSError):  # on a full disk the holder is not named
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()}")
+            file.flush()
 
     def unlock(self) -> None:
         if self._lock is not None:
-            self._lock.close()
+            with suppress(OSError):  # what could not be written is flushed again
+                self._lock.close()
             self._lock = None

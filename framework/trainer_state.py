@@ -115,7 +115,16 @@ def resume_trainer(trainer: BaseTrainer, tag: str | None = None) -> bool:
         trainer.load_state_dict(load_checkpoint(path), source=path)
         return True
     # Rank 0 chooses: what is damaged, and what the newest is, must be seen alike by all.
-    found = newest_checkpoint(trainer.run_folder.checkpoints(), trainer.report) if trainer.ranks.is_main else None
+    found = None
+    if trainer.ranks.is_main:
+        paths = trainer.run_folder.checkpoints()
+        found = newest_checkpoint(paths, trainer.report)
+        if found is None and paths:
+            names = ", ".join(path.name for path in paths)
+            raise CheckpointError(
+                f"{trainer.run_folder.folder}: none of its checkpoints can be read ({names}). "
+                "Put one back from a copy, or leave --c out to start anew (what is there is then kept aside)."
+            )
     chosen = trainer.ranks.from_main(found and found[0])
     if chosen is None:
         return False

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from framework.data.image_io import read_segmentation
 from framework.data.previous_stage import one_hot
-from framework.errors import DatasetError, FoldwiseError
+from framework.errors import DatasetError, FoldwiseError, WriteError
 from framework.evaluation.case_pairs import CasePairs
 from framework.evaluation.evaluate import Evaluation, evaluate_pairs
 from framework.evaluation.metrics_table import write_metrics_table
@@ -58,7 +58,16 @@ class FoldValidation(Hook):
         from trainers.segmentation import SegmentationTrainer
 
         assert isinstance(trainer, SegmentationTrainer)
-        trainer.validate_fold()
+        try:
+            trainer.validate_fold()
+        except WriteError as error:
+            # "The same command" alone would train the fold again.
+            raise WriteError(
+                error.path,
+                error.reason,
+                "The training itself is complete. When the disk takes files again, the same command with --c goes on "
+                "with the validation.",
+            ) from error
 
 
 def validate_fold(trainer: SegmentationTrainer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framework.data.image_io import read_segmentation
+from framework.errors import WriteError
 from framework.evaluation.case_pictures import worst_cases
 from framework.evaluation.evaluate import Evaluation
 from framework.evaluation.picture import draw_case
@@ -41,7 +42,8 @@ def draw_validation_pictures(trainer: SegmentationTrainer, evaluation: Evaluatio
             _draw(trainer, evaluation, case, path, title)
             pictures.append(path)
         except Exception as error:
-            trainer.report(f"warning: case '{case}' could not be drawn: {type(error).__name__}: {error}")
+            reason = error.reason if isinstance(error, WriteError) else f"{type(error).__name__}: {error}"
+            trainer.report(f"warning: case '{case}' could not be drawn: {reason}")
     return pictures
 
 

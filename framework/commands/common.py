@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from framework.errors import FoldwiseError
@@ -14,6 +15,11 @@ from framework.errors import FoldwiseError
 DONE, DEFECT, WRONG_INPUT, REQUEUE, INTERRUPTED = 0, 1, 2, 75, 130
 """Exit codes: 75 means that a signal stopped the run, a checkpoint is saved, and the same command with --c goes on; 130
 is what a shell gives for a program that Ctrl-C has ended."""
+
+
+_OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE
+)  # fmt: skip
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -28,13 +34,29 @@ def run_command(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in _OF_THE_DISK:
             raise
-        print(f"error: {error.filename or 'a file'} could not be written: {error.strerror}.", file=sys.stderr)
+        what = "read" if error.errno in (errno.EIO, errno.ESTALE) else "written"
+        _tell(f"error: {error.filename or 'a file'} could not be {what}: {error.strerror}.")
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         return INTERRUPTED
+    finally:
+        _end_output()
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # the disk that is full may be the one that takes our output
+        print(text, file=sys.stderr)
+
+
+def _end_output() -> None:
+    """What could not be printed must not turn the exit code into another when Python tries once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(error: FoldwiseError) -> None:
@@ -43,10 +65,10 @@ def _print_error(error: FoldwiseError) -> None:
     distributed = sys.modules.get("framework.distributed")
     if distributed is not None and (together := distributed.ranks_so_far()).size > 1:
         together.note_failure(error)
-        if not together.is_own_message(text):
-            return
+        if getattr(error, "rank", None) == 0 or not together.is_own_message(text):
+            return  # rank 0 has said it
         text = text if together.is_main else f"rank {together.rank}: {text}"
-    print(text, file=sys.stderr)
+    _tell(text)
 
 
 def one_thread_a_process() -> None:

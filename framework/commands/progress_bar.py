@@ -62,10 +62,18 @@ class ProgressBar:
             self._stream.flush()
 
     def say(self, text: str) -> None:
-        """Print a line to stdout without tearing the bar apart."""
+        """Print a line to stdout without tearing the bar apart.
+
+        A full disk under the file that takes our output ends nothing: the line stays in the buffer.
+        """
         drawn = self._drawn
         self._draw("")
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            raise  # whoever read it has gone
+        except OSError:
+            pass
         self._draw(drawn)
 
     def close(self) -> None:

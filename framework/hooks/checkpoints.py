@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from framework.hook import Hook
 
@@ -16,20 +17,28 @@ if TYPE_CHECKING:
 class SaveCheckpoints(Hook):
     """Write ``latest`` every so many epochs or minutes, ``best`` when the monitored value improves, ``final`` last.
 
-    The first save comes after the first epoch, so that a run can be resumed early. ``latest`` is never older than
+    The first save comes after the first epoch, so that a run can be resumed early. Epochs of more than
+    ``training.checkpoint_every_minutes`` are saved inside as well. ``latest`` is never older than
     ``best``: a new best is the latest too. The ones before it stay as ``earlier_1``, ``earlier_2``, ... if
     ``training.checkpoint_keep_last`` is more than 1, and those of ``training.checkpoint_milestones`` for good, as
     ``epoch_0100``. When ``final`` is there, ``latest`` has nothing to add and is removed, as nnU-Net does.
+
+    A checkpoint that cannot be written ends the run: what is trained without one may be lost. The error is raised
+    at the next step, after the writer has tried several times; see ``docs/decisions/0013-*.md``.
     """
 
     priority = 90
 
     def __init__(self) -> None:
-        self._saved_at = -math.inf
+        self._saved_at = 0.0
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
-        if trainer.progress.epochs_completed or trainer.progress.steps_completed:
-            self._saved_at = time.monotonic()
+        self._saved_at = time.monotonic()
+
+    def on_step_end(self, trainer: BaseTrainer, outputs: dict[str, Any]) -> None:
+        trainer.checkpoint_writer.raise_error()
+        if self._minutes_have_passed(trainer):
+            trainer.request_checkpoint("latest")
 
     def on_checkpoint(self, trainer: BaseTrainer) -> None:
         trainer.checkpoint_writer.raise_error()
@@ -51,7 +60,8 @@ class SaveCheckpoints(Hook):
         trainer.save_checkpoint("final")
         trainer.checkpoint_writer.wait()
         for tag in ("latest", *self._earlier(trainer)):
-            trainer.run_folder.checkpoint(tag).unlink(missing_ok=True)
+            with suppress(OSError):  # they hold nothing that is needed, and do no harm
+                trainer.run_folder.checkpoint(tag).unlink()
 
     def _save(self, trainer: BaseTrainer, tags: set[str]) -> None:
         """One file with as many names as there are tags: all of them hold the same moment."""
@@ -74,10 +84,13 @@ class SaveCheckpoints(Hook):
         return [f"earlier_{number}" for number in range(1, trainer.settings.checkpoint_keep_last)]
 
     def _is_due(self, trainer: BaseTrainer) -> bool:
-        settings = trainer.settings
-        minutes = settings.checkpoint_every_minutes
-        waited = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
-        return waited or trainer.progress.epochs_completed % settings.checkpoint_every_epochs == 0
+        settings, completed = trainer.settings, trainer.progress.epochs_completed
+        early = completed == 1 and settings.checkpoint_every_minutes is not None
+        return early or self._minutes_have_passed(trainer) or completed % settings.checkpoint_every_epochs == 0
+
+    def _minutes_have_passed(self, trainer: BaseTrainer) -> bool:
+        minutes = trainer.settings.checkpoint_every_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     def _is_best(self, trainer: BaseTrainer) -> bool:
         if trainer.monitor not in trainer.history:

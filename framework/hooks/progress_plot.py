@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from framework.errors import WriteError
 from framework.files import atomic_write
 from framework.hook import Hook
 
@@ -20,6 +21,7 @@ class ProgressPlot(Hook):
     """Draw losses, metrics, time and learning rate over the epochs.
 
     A drawing takes about half a second, so it is repeated only when fifty times as long has passed, and at the end.
+    One that fails, for whatever reason, is told once and ends nothing: everything in it is in the history.
     """
 
     priority = 85
@@ -27,6 +29,7 @@ class ProgressPlot(Hook):
     def __init__(self) -> None:
         self._drawn_at = -1e9
         self._took = 0.0
+        self._has_failed = False
 
     def on_checkpoint(self, trainer: BaseTrainer) -> None:
         if len(trainer.history) and (trainer.interrupted or time.monotonic() - self._drawn_at > 50 * self._took):
@@ -39,7 +42,15 @@ class ProgressPlot(Hook):
     def _draw(self, trainer: BaseTrainer) -> None:
         assert trainer.run_folder is not None
         started = time.monotonic()
-        draw_progress(trainer.history, trainer.run_folder.progress_picture, trainer.class_names)
+        try:
+            draw_progress(trainer.history, trainer.run_folder.progress_picture, trainer.class_names)
+            self._has_failed = False
+        except Exception as error:
+            reason = error.reason if isinstance(error, WriteError) else f"{type(error).__name__}: {error}"
+            if not self._has_failed:
+                path = trainer.run_folder.progress_picture
+                trainer.report(f"warning: {path} could not be drawn: {reason}. The training goes on.")
+            self._has_failed = True
         self._drawn_at = time.monotonic()
         self._took = self._drawn_at - started
 

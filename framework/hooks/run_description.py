@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from framework.distributed import launch_id
-from framework.files import write_text
+from framework.files import remove_temporary_files, write_text
 from framework.hook import Hook
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class RunDescription(Hook):
         folder = trainer.run_folder
         assert folder is not None
         folder.lock()
+        remove_temporary_files(folder.folder)
         resumed = trainer.progress.epochs_completed > 0 or trainer.progress.phase != "between epochs"
         if not resumed and folder.has_run():
             folder.unlock()

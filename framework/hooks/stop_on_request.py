@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from framework.hook import Hook
@@ -64,7 +65,8 @@ class StopOnRequest(Hook):
             if time.monotonic() - self._started > self.seconds - margin:
                 return f"the time limit of {self.seconds:g} s is nearly reached"
         if trainer.run_folder is not None and trainer.run_folder.stop_file.exists():
-            trainer.run_folder.stop_file.unlink(missing_ok=True)
+            with suppress(OSError):  # a folder that has become read-only; the run is to stop all the same
+                trainer.run_folder.stop_file.unlink()
             return f"found {trainer.run_folder.stop_file}"
         return None
 

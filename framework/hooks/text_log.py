@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from framework.hook import Hook
 
@@ -14,40 +14,53 @@ if TYPE_CHECKING:
 
 
 class TextLog(Hook):
-    """Write what the trainer reports to ``training_log_<time>.txt``, a new file at every start."""
+    """Write what the trainer reports to ``training_log_<time>.txt``, a new file at every start.
+
+    The file is opened for every line: there are few, and a disk that was full or a server that was away is taken
+    up again with the next one. Lines that cannot be written are told once and end nothing: no run needs them to
+    be continued.
+    """
 
     priority = 0
 
     def __init__(self) -> None:
-        self._file: IO[str] | None = None
+        self._path: Path | None = None
         self._report: Callable[[str], None] | None = None
+        self._has_failed = False
 
     def on_train_start(self, trainer: BaseTrainer) -> None:
         assert trainer.run_folder is not None
         self._report = trainer.report
-        self._file = open_log(trainer.run_folder.new_log())
+        self._path = trainer.run_folder.new_log()
         trainer.report = self._write
 
     def on_exception(self, trainer: BaseTrainer, error: BaseException) -> None:
-        if self._file is not None:
-            self._file.write(f"{_now()} {type(error).__name__}: {error}\n")
+        self._append(f"{type(error).__name__}: {error}")
 
     def on_teardown(self, trainer: BaseTrainer) -> None:
-        if self._file is not None and self._report is not None:
+        if self._report is not None:
             trainer.report = self._report
-            self._file.close()
-            self._file = None
+            self._path = None
 
     def _write(self, message: str) -> None:
         assert self._report is not None
+        self._append(message)
         self._report(message)
-        if self._file is not None:
-            self._file.write("".join(f"{_now()} {line}\n" for line in message.splitlines()))
 
-
-def open_log(path: Path) -> IO[str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "a", buffering=1, encoding="utf-8")
+    def _append(self, message: str) -> None:
+        if self._path is None:
+            return
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write("".join(f"{_now()} {line}\n" for line in message.splitlines()))
+            self._has_failed = False
+        except OSError as error:
+            if not self._has_failed and self._report is not None:
+                self._has_failed = True
+                self._report(
+                    f"warning: {self._path} could not be written: {error.strerror or error}. The training goes on "
+                    "without these lines of its log."
+                )
 
 
 def _now() -> str:

@@ -335,6 +335,41 @@ def test_resumed_run_equals_an_uninterrupted_one_bitwise(tmp_path: Path, trainer
     assert_equal_runs(whole, second)
 
 
+class StopAtPoint(Hook):
+    """A signal that comes while hooks are called at a point, in the first epoch."""
+
+    def __init__(self, point: str) -> None:
+        self.point = point
+
+    def _stop(self, trainer: BaseTrainer, point: str) -> None:
+        if point == self.point and trainer.progress.epochs_completed == 0:
+            trainer.request_checkpoint("latest")
+            trainer.request_stop("test", immediately=True)
+
+    def on_train_start(self, trainer: BaseTrainer) -> None:
+        self._stop(trainer, "on_train_start")
+
+    def on_train_epoch_end(self, trainer: BaseTrainer, outputs: list[dict[str, Any]]) -> None:
+        self._stop(trainer, "on_train_epoch_end")
+
+
+@pytest.mark.parametrize("point", ["on_train_start", "on_train_epoch_end"])
+def test_a_signal_between_steps_is_no_completed_training(tmp_path: Path, point: str):
+    # Validation is not due in the first epoch, and must not become due because the run is left there.
+    settings = toy_settings(num_epochs=3, validate_every_epochs=2)
+    whole = ToyTrainer(settings, run_folder=tmp_path / "whole", device="cpu")
+    whole.run_training()
+    stopped = ToyTrainer(settings, run_folder=tmp_path / "parts", device="cpu", hooks=[StopAtPoint(point)])
+    stopped.run_training()
+    assert stopped.interrupted
+    assert not stopped.progress.finished
+    assert not (tmp_path / "parts" / "checkpoint_final.pth").exists()
+    resumed = ToyTrainer(settings, run_folder=tmp_path / "parts", device="cpu")
+    assert resumed.resume()
+    resumed.run_training()
+    assert_equal_runs(whole, resumed)
+
+
 def test_a_finished_run_can_be_made_longer(tmp_path: Path):
     constant = {"name": "constant"}
     short = ToyTrainer(toy_settings(num_epochs=2, schedule=constant), run_folder=tmp_path / "a", device="cpu")

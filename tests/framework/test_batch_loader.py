@@ -110,6 +110,27 @@ def test_a_worker_that_dies_raises_nothing_while_the_loop_does_other_things():
     loader.close()
 
 
+def test_a_worker_that_dies_while_its_batch_is_taken_over_is_reported_as_well(monkeypatch: pytest.MonkeyPatch):
+    loader = BatchLoader(make, num_workers=1)
+    pid = next(loader)["pid"]
+    iterator = loader._iterator
+
+    class LosesItsWorker:
+        """What torch shows when the memory of a batch can no longer be fetched."""
+
+        _workers = iterator._workers
+        _shutdown_workers = iterator._shutdown_workers
+
+        def __next__(self) -> None:
+            os.kill(pid, signal.SIGKILL)
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(loader, "_iterator", LosesItsWorker())
+    with pytest.raises(FoldwiseError, match="ended by the system when batch 1 was due"):
+        next(loader)
+    loader.close()
+
+
 def test_a_program_ends_though_it_did_not_close_its_loader():
     code = (
         "from tests.framework.test_batch_loader import *; "
@@ -126,6 +147,7 @@ def test_workers_ignore_the_signals_that_stop_a_run():
     pid = next(loader)["pid"]
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGUSR1)
     assert [int(next(loader)["x"][0]) for _ in range(5)] == [1, 2, 3, 4, 5]
     loader.close()
 

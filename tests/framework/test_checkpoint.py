@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ def test_a_failed_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypat
     path = tmp_path / "c.pth"
     save_checkpoint(path, state(1))
 
-    def full_disk(obj: object, target: Path) -> None:
-        target.write_bytes(b"half")
+    def full_disk(obj: object, target: IO[bytes]) -> None:
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
@@ -71,6 +72,17 @@ def test_the_newest_readable_checkpoint_is_chosen(tmp_path: Path):
     assert found[0] == best
     assert "final.pth" in warnings[0]
     assert newest_checkpoint((tmp_path / "nothing.pth",)) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "empty or holds zeros"), (bytes(5000), "empty or holds zeros"), (b"PK\3\4" + bytes(500), "end is missing")],
+    ids=["empty", "zeros", "cut off"],
+)
+def test_what_is_wrong_with_a_damaged_file_is_told_in_few_words(tmp_path: Path, content: bytes, told: str):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"c\.pth cannot be read: it(s| is) {told}\."):
+        load_checkpoint(tmp_path / "c.pth")
 
 
 def test_a_checkpoint_of_nnunet_is_read(shared_data: Path):

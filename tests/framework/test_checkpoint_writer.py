@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -47,11 +47,12 @@ def test_a_write_error_is_raised_by_the_next_call_and_the_copy_after_it_is_not_m
 ):
     save_checkpoint(tmp_path / "latest.pth", {"network_weights": {}, "current_epoch": 1})
 
-    def full(state: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def full(state: object, file: IO[bytes]) -> None:
+        file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(module, "SECONDS_BEFORE_TRYING_AGAIN", (0.01,))
     writer = CheckpointWriter()
     writer.save(tmp_path / "latest.pth", {"network_weights": {}, "current_epoch": 2})
     with pytest.raises(FoldwiseError, match="No space left"):

@@ -18,7 +18,7 @@ import pytest
 
 import trainers.fold_validation as fold_validation
 from framework.data.image_io import read_segmentation
-from framework.errors import CaseError, FoldwiseError
+from framework.errors import CaseError, FoldwiseError, WriteError
 from framework.evaluation.summary import read_summary
 from framework.inference.scan_grid import ScanGrid
 from framework.preprocessing.resampling import RESAMPLING
@@ -256,6 +256,18 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(
     opened(messages).validate_fold()
     assert predicted == [second, first]
     assert (validation_of(fold) / "summary.json").exists()
+
+
+def test_scores_that_cannot_be_written_after_a_training_are_told_with_the_way_to_go_on(
+    fold: SegmentationTrainer, predicted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(summary: Any, path: Path) -> None:
+        raise WriteError(path, "No space left on device", "Run the same command again.")
+
+    monkeypatch.setattr(fold_validation, "write_summary", full)
+    # Without --c the same command would train the fold again.
+    with pytest.raises(WriteError, match=r"summary\.json .*No space left.*the same command with --c goes on"):
+        fold_validation.FoldValidation().on_train_end(fold)
 
 
 def test_a_reference_of_another_shape_fails_its_case_only(

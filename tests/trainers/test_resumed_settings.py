@@ -72,6 +72,23 @@ def test_a_continued_run_refuses_what_would_break_it_by_name(
         tiny(overrides={path: value}, resume=True)
 
 
+def test_a_continued_run_whose_plans_are_gone_takes_them_from_its_checkpoint(run_of_one_epoch: None):
+    run = tiny(resume=True).run_folder
+    assert run is not None
+    run.plans.unlink()
+    trainer = SegmentationTrainer.from_dataset(7, "3d_fullres", plans="laptop", device="cpu", resume=True)
+    assert trainer.settings.num_epochs == 1
+    assert trainer.settings.iterations_per_epoch == TINY["training.iterations_per_epoch"]
+
+
+def test_damaged_plans_of_a_continued_run_say_where_else_they_are(run_of_one_epoch: None):
+    run = tiny(resume=True).run_folder
+    assert run is not None
+    run.plans.write_bytes(bytes(run.plans.stat().st_size))
+    with pytest.raises(PlansError, match=r"plans\.json is not valid JSON.*checkpoints hold the same plans"):
+        tiny(resume=True)
+
+
 def test_a_changed_split_is_told(
     run_of_one_epoch: None, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
