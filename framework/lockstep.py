@@ -43,12 +43,10 @@ class Lockstep:
     def agree(self, failed: bool = False) -> bool:
         """Exchange requests; returns whether any process has failed."""
         trainer = self.trainer
-        failed, self.leaves, self.saves, stops, validates = self.ranks.agree(
-            failed,
-            trainer.interrupted,
-            bool(trainer.requested_checkpoints),
-            trainer.stop_reason is not None,
-            trainer.validation_requested,
+        # Asked first, since a signal between the two must not look like the end of a completed training.
+        stops = trainer.stop_reason is not None
+        failed, stops, self.leaves, self.saves, validates = self.ranks.agree(
+            failed, stops, trainer.interrupted, bool(trainer.requested_checkpoints), trainer.validation_requested
         )
         self.completes = stops and not self.leaves
         if self.ranks.size > 1:

@@ -203,7 +203,7 @@ def test_a_stop_file_reaches_all_within_the_final_validation(data: Path, tmp_pat
 def test_a_users_mistake_is_told_once(data: Path, tmp_path: Path):
     code, printed = run(data, tmp_path, "-num_gpus", "6")
     assert code == 2
-    assert printed.count("a batch of 5 cannot be divided among 6 processes") == 1
+    assert printed.count("a batch of 5 cannot be split over 6 processes") == 1
     assert "Traceback" not in printed
 
 

@@ -46,7 +46,7 @@ def rank_slots(batch_size: int, rank: int, world_size: int) -> range:
         raise ValueError(f"rank {rank} is not one of {world_size} processes.")
     if batch_size < world_size:
         raise PlansError(
-            f"a batch of {batch_size} cannot be divided among {world_size} processes. Start {batch_size} processes at "
+            f"a batch of {batch_size} cannot be split over {world_size} processes. Start {batch_size} processes at "
             "most, or raise batch_size in the plans."
         )
     share, rest = divmod(batch_size, world_size)
