@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framework.errors import DatasetError, FoldwiseError, UnknownNameError
+from framework.errors import DatasetError, FoldwiseError, PlansError, UnknownNameError
 from framework.files import read_json, write_json
+from framework.named_code import refuse_unnamed_code, vouch_for_all, why_not_run
 from framework.plans import Configuration, Plans
 from framework.resumed_overrides import check_resumed_overrides
 from framework.roots import dataset_name, preprocessed_root, results_root
@@ -56,12 +57,17 @@ class Experiment:
         """The record for ``fw_train DATASET CONFIG FOLD``.
 
         A resumed run goes on under the plans that were saved with it, whatever has become of the originals.
+
+        Raises:
+            PlansError: also where the plans name code that is not installed and that the user did not name.
         """
         folder = preprocessed_root() / dataset
         run_folder = RunFolder.of(results_root(), dataset, trainer, plans_file.stem, configuration, fold)
         saved = resume and run_folder.plans.is_file()
         loaded = Plans.from_file(run_folder.plans if saved else plans_file)
+        vouch_for_all(overrides)
         plans = loaded.with_overrides(configuration, overrides)
+        refuse_unnamed_code(plans.configuration(configuration), plans.source)
         if saved:
             check_resumed_overrides(loaded, plans, configuration, overrides)
         return cls(
@@ -152,14 +158,21 @@ def plans_files(folder: Path) -> dict[str, Path]:
 
 
 def trainer_in_plans(dataset: str | int, configuration: str, plans: str | None) -> str | None:
-    """The trainer that existing plans name for a configuration; None where there are no plans yet, or none named."""
+    """The trainer that existing plans name for a configuration; None where there are no plans yet, or none named.
+
+    Raises:
+        PlansError: its code is not installed, and the user did not name it.
+    """
     try:
         found = Plans.from_file(find_plans(dataset_name(dataset), plans))
     except DatasetError:
         return None
     except UnknownNameError:
         return None
-    return found.configuration(configuration).trainer if configuration in found.configuration_names else None
+    trainer = found.configuration(configuration).trainer if configuration in found.configuration_names else None
+    if trainer is not None and ":" in trainer and (reason := why_not_run(trainer)) is not None:
+        raise PlansError(f"{found.source}: trainer {reason}")
+    return trainer
 
 
 def _dataset_json(folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from framework.checkpoint import load_checkpoint, newest_checkpoint
+from framework.checkpoint_content import check_resumable, taken_from
 from framework.device import to_device
 from framework.errors import CheckpointError
 from framework.extensions import location_of
@@ -50,14 +51,10 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
     Raises:
         CheckpointError: the network or the optimizer is another one.
     """
-    try:
+    check_resumable(state, source)
+    with taken_from(source, "network or optimizer"):
         trainer.load_network_weights(state["network_weights"])
         trainer.optimizer.load_state_dict(state["optimizer_state"])
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{source} does not fit this trainer's network or optimizer: {error} "
-            "Resume with the trainer and plans that the run was started with."
-        ) from error
     own = state.get("foldwise")
     if own is not None:
         now = {"versions": software_versions(), "data": trainer.data_identity()}
@@ -69,16 +66,18 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
         trainer.progress = Progress(**own["progress"])
         if trainer.settings.num_epochs > own["settings"]["num_epochs"]:
             trainer.progress.finished = False  # the run was made longer
-        trainer.update.load_state_dict(own["update"])
-        if trainer.loss is not None:
-            trainer.loss.load_state_dict(own["loss"])
+        with taken_from(source, "the parameter update or the loss"):
+            trainer.update.load_state_dict(own["update"])
+            if trainer.loss is not None:
+                trainer.loss.load_state_dict(own["loss"])
         trainer.history.load_state_dict(own["history"])
         trainer.train_outputs = to_device(own["train_outputs"], trainer.device)
         trainer.validation_outputs = to_device(own["validation_outputs"], trainer.device)
         _take_changed_settings(trainer, own)
         for hook in trainer.hooks:
             if hook.name in own["hooks"]:
-                hook.load_state_dict(own["hooks"][hook.name])
+                with taken_from(source, f"the hook {hook.name}"):
+                    hook.load_state_dict(own["hooks"][hook.name])
     trainer.seek_batches()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
@@ -30,11 +32,11 @@ def read_block(cls: type[T], block: dict[str, Any], where: str, problems: list[s
         try:
             converted = convert(value, hints[key])
         except TypeError:
-            problems.append(f"{where}.{key}: found {value!r}, expected {describe(hints[key])}.")
+            problems.append(f"{where}.{key}: found {shown(value)}, expected {describe(hints[key])}.")
             continue
         complaint = _range_complaint(converted, field.metadata)
         if complaint:
-            problems.append(f"{where}.{key}: found {value!r}, {complaint}.")
+            problems.append(f"{where}.{key}: found {shown(value)}, {complaint}.")
             continue
         accepted[key] = converted
     return accepted
@@ -72,7 +74,12 @@ def convert(value: Any, hint: Any) -> Any:
         raise TypeError
     if hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            try:
+                number = float(value)
+            except OverflowError:
+                raise TypeError from None
+            if math.isfinite(number):
+                return number
         raise TypeError
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -108,6 +115,16 @@ def describe(hint: Any) -> str:
     if origin is dict or hint is dict:
         return "an object {...}"
     return getattr(hint, "__name__", str(hint))
+
+
+def shown(value: Any) -> str:
+    """A value from a file for a message: not longer than a line, however large or deeply nested it is."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 200, 200, 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
 
 
 def at_least(minimum: float) -> dict[str, float]:

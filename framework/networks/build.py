@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from framework.errors import PlansError, did_you_mean
+from framework.errors import FoldwiseError, PlansError, did_you_mean
+from framework.extensions import find_class
+from framework.named_code import names_a_file, why_not_run
 from framework.networks.unet import PlainConvUNet, ResidualEncoderUNet
 
 OWN_NETWORKS: dict[str, type[nn.Module]] = {
@@ -44,8 +46,9 @@ def build_network(
 
     Args:
         architecture: class name, constructor arguments, and which of these name a class to import. The
-            class is one of `OWN_NETWORKS`, or any `nn.Module` on the import path, as "package.module.Class"
-            or "package.module:Class". Its constructor takes the number of channels as `input_channels` and
+            class is one of `OWN_NETWORKS`, or any `nn.Module` of an installed package, as "package.module.Class"
+            or "package.module:Class", or of code that the user named, also as "file.py:Class" (see
+            `framework.named_code`). Its constructor takes the number of channels as `input_channels` and
             `num_classes`, or as `in_channels` and `out_channels`.
         num_input_channels: C.
         num_output_channels: K, heads of the network.
@@ -99,10 +102,10 @@ def build_network(
 
 
 def find_network_class(name: str) -> type[nn.Module]:
-    """One of our networks by nnU-Net's name, or any `nn.Module` class on the import path.
+    """One of our networks by nnU-Net's name, or any other `nn.Module` class that plans may name.
 
     Raises:
-        PlansError: there is no such class, or it is no `nn.Module`.
+        PlansError: there is no such class, it is no `nn.Module`, or its code is not run (see `framework.named_code`).
     """
     package, short_name = name.replace(":", ".").split(".")[0], name.replace(":", ".").split(".")[-1]
     if package in (_NNUNET_PACKAGE, short_name):
@@ -120,8 +123,16 @@ def _import_module_class(path: Any, where: str) -> type[nn.Module]:
     """The `nn.Module` class at a dotted path. Nothing else can be named: plans must not call any function."""
     if isinstance(path, type) and issubclass(path, nn.Module):
         return path
+    if isinstance(path, str) and names_a_file(path):
+        try:
+            return find_class(path, base=nn.Module, kind="network", table={}, named_by=where)
+        except FoldwiseError as error:
+            raise PlansError(str(error)) from error
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.replace(":", ".").split(".")):
-        raise PlansError(f"{where}: {path!r} does not name a class. Write it as package.module.Class.")
+        raise PlansError(f"{where}: {path!r:.200} does not name a class. Write it as package.module.Class.")
+    reason = why_not_run(path) if "." in path or ":" in path else None
+    if reason is not None:
+        raise PlansError(f"{where}: {reason}")
     module_name, _, class_name = path.replace(":", ".").rpartition(".")
     found = None
     if module_name:
