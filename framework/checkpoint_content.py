@@ -180,10 +180,11 @@ def _oversized(state: dict[str, Any], size: int) -> list[str]:
     seen: set[int] = set()
     storages: dict[int, int] = {}
     repeated = 0
+    larger = ""
     # Not recursive: lists can be nested, and hold each other, as their author likes.
-    waiting: list[tuple[Any, int]] = [(state, 0)]
+    waiting: list[tuple[Any, int, Any]] = [(state, 0, "")]
     while waiting:
-        value, depth = waiting.pop()
+        value, depth, name = waiting.pop()
         if isinstance(value, (dict, list, tuple, set, Tensor, np.ndarray)):
             if id(value) in seen:
                 continue
@@ -193,10 +194,10 @@ def _oversized(state: dict[str, Any], size: int) -> list[str]:
         if isinstance(value, dict):
             if isinstance(value, OrderedDict) and set(vars(value)) - {"_metadata"}:
                 return ["it holds a dict with attributes"]
-            waiting += [(entry, depth + 1) for entry in value.values()]
-            waiting += [(key, depth + 1) for key in value if isinstance(key, tuple)]
+            waiting += [(entry, depth + 1, key) for key, entry in value.items()]
+            waiting += [(key, depth + 1, name) for key in value if isinstance(key, tuple)]
         elif isinstance(value, (list, tuple, set)):
-            waiting += [(entry, depth + 1) for entry in value]
+            waiting += [(entry, depth + 1, name) for entry in value]
         elif isinstance(value, np.ndarray):
             storages[id(value)] = value.nbytes
         elif isinstance(value, Tensor):
@@ -207,9 +208,13 @@ def _oversized(state: dict[str, Any], size: int) -> list[str]:
             storage = Tensor.untyped_storage(value)
             storages[storage.data_ptr() or id(value)] = storage.nbytes()
             claimed = value.numel() * value.element_size()
-            repeated += claimed if claimed > storage.nbytes() else 0
-    if sum(storages.values()) > size + _HARMLESS or repeated > _HARMLESS:
-        return ["its tensors claim to be larger than what is stored in the file"]
+            if claimed > storage.nbytes():
+                repeated += claimed
+                larger = f"the tensor '{name!s:.200}' {list(value.shape)} is larger than what is stored of it"
+    if repeated > _HARMLESS:
+        return [larger]
+    if sum(storages.values()) > size + _HARMLESS:
+        return ["its tensors are larger than the file"]
     return []
 
 
@@ -217,10 +222,10 @@ def _malformed(state: dict[str, Any]) -> list[str]:
     problems: list[str] = []
     weights = state["network_weights"]
     if not isinstance(weights, dict) or not weights:
-        problems.append(f"'network_weights' is {shown(weights)}, expected weights by name")
+        problems.append(f"it holds no weights: 'network_weights' is {shown(weights)}")
     else:
         bad = [key for key, value in weights.items() if not _is_weight(key, value)]
-        problems += [f"'{shown(key)}' among its weights is {shown(weights[key])}, expected a tensor" for key in bad[:1]]
+        problems += [f"'{key!s:.200}' among the weights is no tensor but {shown(weights[key])}" for key in bad[:1]]
         metadata = getattr(weights, "_metadata", {})
         if not isinstance(metadata, dict) or not all(isinstance(entry, dict) for entry in metadata.values()):
             problems.append("the versions of its modules are damaged")
@@ -229,7 +234,7 @@ def _malformed(state: dict[str, Any]) -> list[str]:
         problems.append(f"'current_epoch' is {epoch}, expected a number of epochs")
     axes = state.get("inference_allowed_mirroring_axes")
     if isinstance(axes, (list, tuple)) and not set(map(repr, axes)) <= {"0", "1", "2"}:
-        problems.append(f"'inference_allowed_mirroring_axes' is {shown(axes)}, expected axes from 0 to 2")
+        problems.append(f"'inference_allowed_mirroring_axes' is {shown(axes)}, expected axes 0 to 2")
     own = state.get("foldwise")
     if own is None:
         return problems

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import DatasetError, FoldwiseError, PlansError, UnknownNameError
-from framework.files import read_json, write_json
+from framework.files import read_json, read_json_object, write_json
 from framework.named_code import refuse_unnamed_code, vouch_for_all, why_not_run
 from framework.plans import Configuration, Plans
 from framework.resumed_overrides import check_resumed_overrides
@@ -94,7 +94,7 @@ class Experiment:
             )
         return cls(
             dataset=plans.dataset_name or model_folder.parent.name,
-            dataset_json=read_json(model_folder / "dataset.json", error_type=DatasetError),
+            dataset_json=read_json_object(model_folder / "dataset.json", error_type=DatasetError),
             plans=plans,
             configuration_name=parts[2],
             fold=checked_fold(run_folder.folder.name.removeprefix("fold_")),
@@ -178,4 +178,4 @@ def trainer_in_plans(dataset: str | int, configuration: str, plans: str | None) 
 def _dataset_json(folder: Path) -> dict[str, Any]:
     """What is known of the data; a trainer that is not about images may need none of it."""
     path = folder / "dataset.json"
-    return read_json(path, error_type=DatasetError) if path.is_file() else {}
+    return read_json_object(path, error_type=DatasetError) if path.is_file() else {}

@@ -161,7 +161,7 @@ def _transform_class(name: str, where: str, problems: list[str]) -> type | None:
         problems.append(_unknown_transform(name, where))
         return None
     try:
-        found = find_class(name, base=object, kind="transform", table={}, named_by=where)
+        found = find_class(name, base=object, kind="transform", table={})
     except FoldwiseError as error:
         problems.append(f"{where}: transform '{name}' cannot be imported: {error}")
         return None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from framework.data import nifti, tiff
+from framework.data.memory import refuse_beyond_memory
 from framework.errors import FoldwiseError
 
 _ONE_FILE = {".mhd": ".mha", ".nhdr": ".nrrd"}
@@ -34,13 +35,14 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
     # Without a name, all of ITK's readers in turn would look into the file first.
     image_io = "NiftiImageIO" if is_nifti else ""
     try:
-        if voxels is not None:
-            reader = SimpleITK.ImageFileReader()
-            reader.SetImageIO(image_io)
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            if reader.GetNumberOfComponents() == 1 and math.prod(reader.GetSize()) == voxels.size:
-                return voxels.reshape(reader.GetSize()[::-1]), geometry_of(reader), 1
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO(image_io)
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        _refuse_beyond_memory(path, reader)
+        size = reader.GetSize()
+        if voxels is not None and reader.GetNumberOfComponents() == 1 and math.prod(size) == voxels.size:
+            return voxels.reshape(size[::-1]), geometry_of(reader), 1
         image = SimpleITK.ReadImage(str(path), imageIO=image_io)
     except RuntimeError as error:
         raise FoldwiseError(_reason(path, error)) from error
@@ -87,7 +89,20 @@ def _read_with_pillow(path: Path) -> tuple[np.ndarray, int]:
     try:
         with Image.open(path) as image:
             array = np.asarray(image.convert("RGB") if image.mode == "P" else image)
-    except (OSError, Image.DecompressionBombError) as error:
+    # Pillow's decoders raise all of these for damaged files.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise FoldwiseError(f"{path} cannot be read, it may be truncated or damaged: {error}.") from error
     array = array.astype(np.uint8) if array.dtype == bool else array
     return array, 1 if array.ndim == 2 else array.shape[-1]
@@ -156,6 +171,14 @@ def _refuse_truncated_gipl(path: Path) -> None:
             f"{path} is truncated: its header announces {announced} bytes, it holds {path.stat().st_size}. "
             "Copy or export it again."
         )
+
+
+def _refuse_beyond_memory(path: Path, reader: Any) -> None:
+    """ITK takes the memory that a header announces before it looks for the voxels."""
+    import SimpleITK
+
+    bits = 64 if "64" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()) else 32
+    refuse_beyond_memory(math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * bits // 8, str(path))
 
 
 class _Voxels:

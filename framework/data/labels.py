@@ -39,6 +39,8 @@ class Labels:
         Raises:
             DatasetError: lists every mistake found, each with the value and what would be right.
         """
+        if not isinstance(dataset_json, Mapping):
+            raise DatasetError(f"{source}: expected an object {{...}}, found {type(dataset_json).__name__}.")
         problems: list[str] = []
         names = _read_names(dataset_json.get("labels"), problems)
         order = _read_order(dataset_json.get("regions_class_order"), problems)

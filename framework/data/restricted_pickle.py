@@ -7,25 +7,29 @@ file holds of them; everything else is refused.
 
 from __future__ import annotations
 
-import collections
 import io
 import pickle
-import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from framework.data.pickled_values import (
+    ALLOWED,
+    Maker,
+    UnsafePickleError,
+    check_array_state,
+    check_dtype_state,
+    check_key,
+)
 from framework.errors import FoldwiseError
+
+__all__ = ["LARGEST_BYTES", "UnsafePickleError", "dumps", "load_pickle", "loads"]
 
 LARGEST_BYTES = 1 << 30
 """The properties of a case have some megabytes."""
-
-
-class UnsafePickleError(FoldwiseError):
-    """A pickle names something that is no container, number, text or numpy array, or wants more than it holds."""
 
 
 def load_pickle(path: Path | str, also: Mapping[tuple[str, str], Any] | None = None) -> Any:
@@ -65,14 +69,17 @@ def dumps(value: Any) -> bytes:
     return pickle.dumps(value, protocol=4)
 
 
-# Python's own unpickler in Python: the one in C makes room for whatever a pickle announces before it is asked.
-class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+# The unpickler in C makes room for whatever a pickle announces; this one, Python's own in Python, can be told not to.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _RestrictedUnpickler(_PythonUnpickler):
+    dispatch = dict(_PythonUnpickler.dispatch)
 
     def __init__(self, content: bytes, also: Mapping[tuple[str, str], Any]) -> None:
         super().__init__(io.BytesIO(content))
         self.size = len(content)
-        self.allowed = {**_ALLOWED, **also}
+        self.allowed = {**ALLOWED, **also}
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = self.allowed.get((module, name))
@@ -103,12 +110,12 @@ class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
         state = self.stack.pop()
         made = self.stack[-1]
         if isinstance(made, np.dtype):
-            _check_dtype_state(state)
+            check_dtype_state(state)
         elif type(made) is np.ndarray:
-            _check_array_state(state)
+            check_array_state(state)
         else:
             raise UnsafePickleError(f"it sets attributes of a {type(made).__name__}.")
-        made.__setstate__(state)  # type: ignore[union-attr]
+        made.__setstate__(state)
 
     def load_bytearray8(self) -> None:
         (length,) = struct.unpack("<Q", self.read(8))
@@ -117,31 +124,31 @@ class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
         self.append(bytearray(self.read(length)))
 
     def load_setitem(self) -> None:
-        _check_key(self.stack[-2])
+        check_key(self.stack[-2])
         super().load_setitem()
 
     def load_setitems(self) -> None:
         for key in self.stack[::2]:
-            _check_key(key)
+            check_key(key)
         super().load_setitems()
 
     def load_dict(self) -> None:
         for key in self.stack[::2]:
-            _check_key(key)
+            check_key(key)
         super().load_dict()
 
     def load_additems(self) -> None:
         for key in self.stack:
-            _check_key(key)
+            check_key(key)
         super().load_additems()
 
     def load_frozenset(self) -> None:
         for key in self.stack:
-            _check_key(key)
+            check_key(key)
         super().load_frozenset()
 
     def _called(self, function: Any, arguments: Any) -> Any:
-        if not isinstance(arguments, tuple) or not isinstance(function, _Maker):
+        if not isinstance(arguments, tuple) or not isinstance(function, Maker):
             raise UnsafePickleError(f"it calls {function!r:.100}.")
         try:
             return function.make(*arguments)
@@ -167,158 +174,3 @@ class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
     }.items():
         dispatch[_operation[0]] = _load
     del _operation, _load
-
-
-class _Maker:
-    """What stands for a class or function that a pickle names: it makes what pickles of plain values make with it."""
-
-    __slots__ = ("make", "name")
-
-    def __init__(self, name: str, make: Callable[..., Any]) -> None:
-        self.name, self.make = name, make
-
-
-def _check_key(key: Any, deepest: int = 4) -> None:
-    """Tuples of tuples of tuples, each twice in the next, would keep the computer busy for ever with their hash."""
-    if isinstance(key, (tuple, frozenset)):
-        if deepest == 0 or len(key) > 10_000:
-            raise UnsafePickleError("it has a key of nested tuples.")
-        for entry in key:
-            _check_key(entry, deepest - 1)
-
-
-def _check_dtype_state(state: Any) -> None:
-    # (version, byte order, subarray, names, fields, size, alignment, flags[, metadata]): only the order may be set.
-    plain = isinstance(state, tuple) and len(state) in (8, 9) and state[1] in ("<", ">", "|", "=")
-    if not plain or any(entry is not None for entry in state[2:5]) or len(state) == 9:
-        raise UnsafePickleError("it has arrays of other things than numbers and text.")
-    if not all(type(size) is int and -1 <= size <= _LONGEST_TEXT * 4 for size in state[5:7]):
-        raise UnsafePickleError("it has arrays of texts without end.")
-
-
-def _check_array_state(state: Any) -> None:
-    kind, content = (state[2], state[4]) if isinstance(state, tuple) and len(state) == 5 else (None, None)
-    # numpy compares the length of the content with the shape before it makes room, except for arrays of objects.
-    if not isinstance(kind, np.dtype) or kind.hasobject or not isinstance(content, (bytes, bytearray, str)):
-        raise UnsafePickleError("it has an array of other things than numbers and text.")
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    # Old protocols write bytes as text; other codecs could be made to unpack bombs.
-    if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"the codec {encoding!r:.50}, which no array needs")
-    return text.encode("latin-1")
-
-
-_LONGEST_TEXT = 10_000
-
-
-def _dtype(code: str, align: Any = False, copy: Any = False) -> np.dtype:
-    found = re.fullmatch(r"([biufc?SUMm])(\d{0,5})", code)
-    if not found or int(found[2] or 0) > _LONGEST_TEXT:
-        raise ValueError(f"an array of {code!r:.50}")
-    return np.dtype(code)
-
-
-def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
-    if kind is not _ARRAY or shape != (0,):
-        raise ValueError("an array without its content")
-    return np.ndarray((0,), np.int8)
-
-
-def _scalar(kind: np.dtype, content: bytes) -> Any:
-    if kind.hasobject or len(content) != kind.itemsize:
-        raise ValueError("a number without its bytes")
-    return _NUMPY_SCALAR(kind, content)
-
-
-def _array_of_buffer(content: Any, kind: np.dtype, shape: Any, order: str, axes: Any = None) -> np.ndarray:
-    if kind.hasobject:
-        raise ValueError("an array of objects")
-    return (
-        _NUMPY_BUFFER(content, kind, shape, order) if axes is None else _NUMPY_BUFFER(content, kind, shape, order, axes)
-    )
-
-
-def _range(*numbers: int) -> range:
-    made = range(*numbers)
-    if len(made) > _LONGEST_RANGE:
-        raise ValueError("numbers without end")
-    return made
-
-
-_LONGEST_RANGE = 1 << 24
-
-
-def _bytes(*arguments: Any) -> bytes:
-    # bytes(10 ** 12) is how a few letters fill the memory.
-    return bytes(_of(arguments, list, tuple, bytes)) if arguments else b""
-
-
-def _bytearray(*arguments: Any) -> bytearray:
-    if len(arguments) == 2:
-        return bytearray(_encode_latin1(*arguments))
-    return bytearray(_of(arguments, list, tuple, bytes)) if arguments else bytearray()
-
-
-def _set(*arguments: Any) -> set[Any]:
-    return set(_keys(arguments))
-
-
-def _frozenset(*arguments: Any) -> frozenset[Any]:
-    return frozenset(_keys(arguments))
-
-
-def _keys(arguments: tuple[Any, ...]) -> Any:
-    entries = _of(arguments, list, tuple, set) if arguments else ()
-    for entry in entries:
-        _check_key(entry)
-    return entries
-
-
-def _complex(real: float, imaginary: float) -> complex:
-    return complex(_of((real,), int, float), _of((imaginary,), int, float))
-
-
-def _ordered(*arguments: Any) -> collections.OrderedDict[Any, Any]:
-    made: collections.OrderedDict[Any, Any] = collections.OrderedDict()
-    for key, value in _of(arguments, list, tuple) if arguments else ():
-        _check_key(key)
-        made[key] = value
-    return made
-
-
-def _of(arguments: tuple[Any, ...], *kinds: type) -> Any:
-    (value,) = arguments
-    if type(value) not in kinds:
-        raise ValueError(f"a {type(value).__name__}")
-    return value
-
-
-# The public way to numpy's own rebuilding functions.
-_NUMPY_SCALAR: Any = np.float64(0).__reduce__()[0]
-_NUMPY_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
-_ARRAY = _Maker("numpy array", lambda *arguments: _of((), object))
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _ARRAY,
-    ("numpy", "dtype"): _Maker("type of an array", _dtype),
-    ("_codecs", "encode"): _Maker("text", _encode_latin1),
-    ("collections", "OrderedDict"): _Maker("ordered dict", _ordered),
-    ("__builtin__", "xrange"): _Maker("range", _range),  # what old protocols call it
-}
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED[_module, "_reconstruct"] = _Maker("numpy array", _empty_array)
-    _ALLOWED[_module, "scalar"] = _Maker("numpy number", _scalar)
-for _module in ("numpy.core.numeric", "numpy._core.numeric"):
-    _ALLOWED[_module, "_frombuffer"] = _Maker("numpy array", _array_of_buffer)
-for _name, _make in {
-    "complex": _complex,
-    "bytes": _bytes,
-    "bytearray": _bytearray,
-    "set": _set,
-    "frozenset": _frozenset,
-    "slice": slice,
-    "range": _range,
-}.items():
-    _ALLOWED["builtins", _name] = _ALLOWED["__builtin__", _name] = _Maker(_name, _make)
