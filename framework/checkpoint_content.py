@@ -150,9 +150,9 @@ def check_resumable(state: Mapping[str, Any], source: Path | str) -> None:
     missing = [key for key in ("optimizer_state", "current_epoch") if state.get(key) is None]
     if own is not None:
         missing += [f"foldwise.{key}" for key in _OWN_FORMS if key not in own and key not in _NOT_NEEDED]
-        missing += [f"foldwise.progress.{each.name}" for each in fields(Progress) if each.name not in own["progress"]]
-        if "num_epochs" not in own["settings"]:
-            missing.append("foldwise.settings.num_epochs")
+        progress, settings = own.get("progress", {}), own.get("settings", {})
+        missing += [f"foldwise.progress.{each.name}" for each in fields(Progress) if each.name not in progress]
+        missing += ["foldwise.settings.num_epochs"] if "num_epochs" not in settings else []
     if missing:
         raise CheckpointError(
             f"{source} cannot be continued: it lacks {', '.join(missing)}. A checkpoint that was made for prediction, "

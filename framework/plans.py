@@ -130,11 +130,11 @@ class Plans:
 
     @property
     def transpose_forward(self) -> tuple[int, ...]:
-        return tuple(self._raw.get("transpose_forward", (0, 1, 2)))
+        return tuple(int(axis) for axis in self._raw.get("transpose_forward", (0, 1, 2)))
 
     @property
     def transpose_backward(self) -> tuple[int, ...]:
-        return tuple(self._raw.get("transpose_backward", (0, 1, 2)))
+        return tuple(int(axis) for axis in self._raw.get("transpose_backward", (0, 1, 2)))
 
     @property
     def foreground_intensity_properties(self) -> dict[str, dict[str, float]]:

@@ -14,6 +14,7 @@ from framework.extensions import location_of
 from framework.progress import Progress
 from framework.resumed_overrides import changed_settings
 from framework.run_identity import software_versions, what_has_changed
+from framework.state_form import differs, history_differs, optimizer_differs, outputs_differ
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -52,6 +53,7 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
         CheckpointError: the network or the optimizer is another one.
     """
     check_resumable(state, source)
+    _check_form(trainer, state, source)
     with taken_from(source, "network or optimizer"):
         trainer.load_network_weights(state["network_weights"])
         trainer.optimizer.load_state_dict(state["optimizer_state"])
@@ -79,6 +81,27 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
                 with taken_from(source, f"the hook {hook.name}"):
                     hook.load_state_dict(own["hooks"][hook.name])
     trainer.seek_batches()
+
+
+def _check_form(trainer: BaseTrainer, state: dict[str, Any], source: Path | str) -> None:
+    """CheckpointError where something in a checkpoint has another form than what it is to replace."""
+    own = state.get("foldwise")
+    problems = {"the optimizer": optimizer_differs(state["optimizer_state"], trainer.optimizer)}
+    if own is not None:
+        problems["the parameter update"] = differs(own["update"], trainer.update.state_dict(), "update")
+        problems["the history"] = history_differs(own["history"]["rows"], own["history"]["running"])
+        problems["the running epoch"] = outputs_differ([*own["train_outputs"], *own["validation_outputs"]])
+        problems["the settings"] = differs(own["settings"], {}, "settings")
+        for hook in trainer.hooks:
+            # Hooks of others may keep now a number, now something else.
+            if hook.name in own["hooks"] and type(hook).__module__.startswith("framework."):
+                problems[f"the hook {hook.name}"] = differs(own["hooks"][hook.name], hook.state_dict(), hook.name)
+    found = [f"the state of {part}: {problem}" for part, problem in problems.items() if problem]
+    if found:
+        raise CheckpointError(
+            f"{source} does not fit this training. {'; '.join(found)}. Resume with the trainer and plans that the run "
+            "was started with, or use another checkpoint of the same run."
+        )
 
 
 def _take_changed_settings(trainer: BaseTrainer, own: dict[str, Any]) -> None:

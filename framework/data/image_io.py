@@ -68,7 +68,10 @@ def read_channels(paths: Sequence[Path | str], reader: str | None = None) -> tup
     """
     files = [Path(path) for path in paths]
     read = _reader_for(files[0], reader).read
-    arrays, properties = zip(*(read(file) for file in files))
+    try:
+        arrays, properties = zip(*(read(file) for file in files))
+    except MemoryError:
+        raise FoldwiseError(f"{files[0]} does not fit into the memory with what is there already.") from None
     for file, array, own in zip(files, arrays, properties):
         _refuse_impossible(array, own, file)
         if file != files[0]:

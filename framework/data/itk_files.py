@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from framework.data import nifti, tiff
-from framework.data.memory import refuse_beyond_memory
+from framework.data.memory import refuse_impossible_size
 from framework.errors import FoldwiseError
 
 _ONE_FILE = {".mhd": ".mha", ".nhdr": ".nrrd"}
@@ -32,6 +33,7 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
     is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     voxels = nifti.checked_voxels(path) if is_nifti else None
     _refuse_truncated_gipl(path)
+    _refuse_other_files(path)
     # Without a name, all of ITK's readers in turn would look into the file first.
     image_io = "NiftiImageIO" if is_nifti else ""
     try:
@@ -178,7 +180,28 @@ def _refuse_beyond_memory(path: Path, reader: Any) -> None:
     import SimpleITK
 
     bits = 64 if "64" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()) else 32
-    refuse_beyond_memory(math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * bits // 8, str(path))
+    refuse_impossible_size(math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * bits // 8, path)
+
+
+_ITS_DATA = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file\s*:)\s*([^\r\n]*)", re.MULTILINE | re.IGNORECASE)
+_LONGEST_TEXT_HEADER = 1 << 20
+
+
+def _refuse_other_files(path: Path) -> None:
+    """FoldwiseError for a MetaImage or NRRD header that takes its voxels from a file elsewhere."""
+    if not path.name.lower().endswith((".mha", ".mhd", ".nrrd", ".nhdr")):
+        return
+    with open(path, "rb") as file:
+        header = file.read(_LONGEST_TEXT_HEADER)
+    if header.startswith(b"NRRD"):
+        header = re.split(rb"\r?\n\r?\n", header, maxsplit=1)[0]
+    found = _ITS_DATA.search(header)
+    name = found[1].strip() if found else b""
+    if b"/" in name or b"\\" in name or name.upper().startswith(b"LIST") or b"%" in name:
+        raise FoldwiseError(
+            f"{path} takes its voxels from {name[:200]!r}. Only a file beside it is read: move the files into one "
+            "folder, or save the image as one file."
+        )
 
 
 class _Voxels:

@@ -30,6 +30,26 @@ def available_memory() -> int:
     return available
 
 
+_LARGEST_RATIO = 3000
+"""Unpacked bytes for one in a file; deflate, which all image formats use, ends at 1032, LZW below 3000."""
+_ALWAYS_FINE = 256 << 20
+
+
+def refuse_impossible_size(num_bytes: int, path: Path) -> None:
+    """Refuse an image whose header announces more than its file can hold, or than there is memory for.
+
+    Raises:
+        FoldwiseError: says how much it is.
+    """
+    stored = path.stat().st_size
+    if num_bytes > _ALWAYS_FINE + _LARGEST_RATIO * stored:
+        raise FoldwiseError(
+            f"{path} is truncated or damaged: its header announces {readable_size(num_bytes)}, more than its "
+            f"{readable_size(stored)} can hold. Copy or export it again."
+        )
+    refuse_beyond_memory(num_bytes, str(path))
+
+
 def refuse_beyond_memory(num_bytes: int, what: str) -> None:
     """Refuse what a file announces before the system ends the program for it.
 

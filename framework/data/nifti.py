@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from framework.data.memory import refuse_beyond_memory
+from framework.data.memory import refuse_impossible_size
 from framework.errors import FoldwiseError
 
 _FLOAT_TYPES = {16: "f4", 64: "f8"}  # NIfTI's codes for data types
@@ -236,7 +236,7 @@ _LONGEST_HEADER = 1 << 30
 
 def _content(path: Path, wanted: int) -> bytes:
     """The first `wanted` bytes of the file, unpacked, or fewer if it is shorter."""
-    refuse_beyond_memory(wanted, str(path))
+    refuse_impossible_size(wanted, path)
     try:
         if not _is_compressed(path):
             with open(path, "rb") as file:

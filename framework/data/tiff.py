@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from framework.data.memory import refuse_beyond_memory
+from framework.data.memory import refuse_impossible_size
 from framework.data.tiff_tags import Page, TiffError, read_pages
 from framework.errors import FoldwiseError
 
@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[np.ndarray, int]:
         first = pages[0]
         # Other sizes are thumbnails and levels of a pyramid.
         pages = [page for page in pages if page.layout == first.layout]
-        refuse_beyond_memory(len(pages) * math.prod(first.shape) * max(first.bits, 8) // 8, str(path))
+        refuse_impossible_size(len(pages) * _padded_size(first) * max(first.bits, 8) // 8, path)
         if _can_decode(first):
             array = _decode(content, pages)
         else:
@@ -103,6 +103,14 @@ def write(path: Path, array: np.ndarray) -> None:
             link = end
 
 
+def _padded_size(page: Page) -> int:
+    """Values of a page in whole strips or tiles."""
+    height, width = page.segment
+    if height < 1 or width < 1:
+        raise TiffError(f"it is stored in parts of {height} rows and {width} columns")
+    return -(-page.length // height) * height * -(-page.width // width) * width * page.samples
+
+
 def _can_decode(page: Page) -> bool:
     return (
         page.compression in _DECODED
@@ -159,17 +167,12 @@ def _decode_page(content: bytes, page: Page) -> np.ndarray:
     """One page as (Y, X), (Y, X, colours), or (planes, Y, X) where every colour is stored by itself."""
     assert page.kind is not None
     height, width = page.segment
-    if height < 1 or width < 1:
-        raise TiffError(f"it is stored in parts of {height} rows and {width} columns")
     down, across = -(-page.length // height), -(-page.width // width)
     planes, samples = (page.samples, 1) if page.planar else (1, page.samples)
     kind = np.dtype(page.byte_order + page.kind)
     needed = planes * down * across
     if min(len(page.offsets), len(page.counts)) < needed:
         raise TiffError(f"{len(page.offsets)} parts of the image are listed, {needed} are needed")
-    # Tiles are larger than the image only where the image is small.
-    if height > 2 * page.length + 4096 or width > 2 * page.width + 4096:
-        raise TiffError(f"its tiles have {height} rows and {width} columns, the image {page.length} and {page.width}")
     array = np.zeros((planes, down * height, across * width, samples), kind.newbyteorder("="))
     places = [(plane, row, column) for plane in range(planes) for row in range(down) for column in range(across)]
     for (plane, row, column), offset, count in zip(places, page.offsets, page.counts):

@@ -1,0 +1,125 @@
+"""Whether a state from a checkpoint has the form of the one that it is to replace.
+
+What a checkpoint says goes on to steer the training. A text in the place of a number would be noticed hours later, at the
+end of an epoch; here it is noticed at the door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.validation import shown
+
+_LARGEST_NUMBER = 2**63
+_NUMBERS = ("epoch", "lr", "train_loss", "val_loss", "mean_fg_dice", "ema_fg_dice")
+"""Columns of a history that hold one number an epoch."""
+
+
+def differs(found: Any, own: Any, where: str) -> str | None:
+    """How `found` is of another form than `own`, with the place; None if it can take its place.
+
+    Numbers stand for numbers, and tensors for tensors of the same shape. Where `own` says nothing (None, an empty list or
+    dict), any plain value fits.
+    """
+    if isinstance(own, Tensor):
+        if not isinstance(found, Tensor) or found.shape != own.shape or found.is_complex() != own.is_complex():
+            return f"{where} is {_shown(found)}, expected a tensor of shape {list(own.shape)}"
+        return None
+    if own is None:
+        return None if _is_plain(found) else f"{where} is {_shown(found)}, expected a plain value"
+    if isinstance(own, (bool, str)):
+        return None if type(found) is type(own) else f"{where} is {_shown(found)}, expected {_shown(own)} or the like"
+    if isinstance(own, (int, float)):
+        return None if _is_number(found) else f"{where} is {_shown(found)}, expected a number"
+    if isinstance(own, Mapping):
+        if not isinstance(found, Mapping):
+            return f"{where} is {_shown(found)}, expected entries by name"
+        for name, entry in own.items():
+            if name not in found:
+                return f"{where}.{name} is missing"
+            if (problem := differs(found[name], entry, f"{where}.{name}")) is not None:
+                return problem
+        return None if own or _is_plain(found) else f"{where} holds other things than numbers, texts and tensors"
+    if isinstance(own, Sequence):
+        if not isinstance(found, (list, tuple)):
+            return f"{where} is {_shown(found)}, expected a list"
+        for index, entry in enumerate(found):
+            if (problem := differs(entry, own[0] if own else None, f"{where}[{index}]")) is not None:
+                return problem
+    return None
+
+
+def optimizer_differs(found: Any, optimizer: torch.optim.Optimizer) -> str | None:
+    """As `differs`, for the state of an optimizer, which is empty before its first step."""
+    own = optimizer.state_dict()
+    if not isinstance(found, Mapping) or not isinstance(found.get("state"), Mapping):
+        return f"it is {_shown(found)}"
+    problem = differs(found.get("param_groups"), own["param_groups"], "param_groups")
+    if problem is not None or len(found["param_groups"]) != len(own["param_groups"]):
+        return problem or f"it has {len(found['param_groups'])} groups of parameters"
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    indices = [index for group in found["param_groups"] for index in group["params"]]
+    if len(indices) != len(parameters) or len(set(indices)) != len(indices):
+        return f"it is of {len(indices)} parameters"
+    for index, parameter in zip(indices, parameters):
+        entries = found["state"].get(index, {})
+        if not isinstance(entries, Mapping):
+            return f"state[{index}] is {_shown(entries)}"
+        for name, value in entries.items():
+            fits = value is None or _is_number(value) or (isinstance(value, Tensor) and _belongs_to(value, parameter))
+            if not isinstance(name, str) or not fits:
+                return f"state[{index}].{name!s:.100} is {_shown(value)}, its parameter {list(parameter.shape)}"
+    return None
+
+
+def history_differs(rows: Any, running: Any) -> str | None:
+    """What is wrong with the rows of a history: each column holds one number an epoch, or a list of them, or nothing."""
+    kinds: dict[str, bool] = dict.fromkeys(_NUMBERS, False)
+    for number, row in enumerate([*rows, running or {}]):
+        for name, value in row.items():
+            is_list = isinstance(value, (list, tuple))
+            entries = value if is_list else [value]
+            if not all(entry is None or isinstance(entry, (bool, str)) or _is_number(entry) for entry in entries):
+                return f"row {number}, '{name!s:.100}' is {_shown(value)}, expected a number"
+            if value is not None and kinds.setdefault(name, is_list) != is_list:
+                return f"row {number}, '{name!s:.100}' is {_shown(value)}, unlike in other rows"
+            if name in _NUMBERS and isinstance(value, str):
+                return f"row {number}, '{name}' is {_shown(value)}, expected a number"
+    return None
+
+
+def outputs_differ(outputs: Any) -> str | None:
+    """What is wrong with the outputs of the steps of an epoch that was left half finished."""
+    for output in outputs:
+        for name, value in output.items():
+            if value is None or isinstance(value, (bool, str)) or not _is_plain(value):
+                return f"'{name!s:.100}' is {_shown(value)}, expected a number or a tensor"
+    return None
+
+
+def _belongs_to(value: Tensor, parameter: nn.Parameter | Tensor) -> bool:
+    return (value.numel() == 1 or value.shape == parameter.shape) and value.is_complex() == parameter.is_complex()
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < _LARGEST_NUMBER)
+
+
+def _is_plain(value: Any) -> bool:
+    if value is None or isinstance(value, (bool, str, Tensor)) or _is_number(value):
+        return True
+    if isinstance(value, Mapping):
+        return all(_is_plain(entry) for entry in value.values())
+    return isinstance(value, (list, tuple)) and all(_is_plain(entry) for entry in value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {shown(list(value.shape))}"
+    return shown(value)
