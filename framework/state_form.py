@@ -1,7 +1,7 @@
 """Whether a state from a checkpoint has the form of the one that it is to replace.
 
-What a checkpoint says goes on to steer the training. A text in the place of a number would be noticed hours later, at the
-end of an epoch; here it is noticed at the door.
+What a checkpoint says goes on to steer the training. A text in the place of a number would be noticed hours later, at
+the end of an epoch; here it is noticed at the door.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _NUMBERS = ("epoch", "lr", "train_loss", "val_loss", "mean_fg_dice", "ema_fg_dic
 def differs(found: Any, own: Any, where: str) -> str | None:
     """How `found` is of another form than `own`, with the place; None if it can take its place.
 
-    Numbers stand for numbers, and tensors for tensors of the same shape. Where `own` says nothing (None, an empty list or
-    dict), any plain value fits.
+    Numbers stand for numbers, and tensors for tensors of the same shape. Where `own` is empty, all plain values fit.
     """
     if isinstance(own, Tensor):
         if not isinstance(found, Tensor) or found.shape != own.shape or found.is_complex() != own.is_complex():
             return f"{where} is {_shown(found)}, expected a tensor of shape {list(own.shape)}"
         return None
     if own is None:
-        return None if _is_plain(found) else f"{where} is {_shown(found)}, expected a plain value"
+        fits = found is None or isinstance(found, bool) or _is_number(found)
+        return None if fits else f"{where} is {_shown(found)}, expected a number, or nothing"
     if isinstance(own, (bool, str)):
         return None if type(found) is type(own) else f"{where} is {_shown(found)}, expected {_shown(own)} or the like"
     if isinstance(own, (int, float)):
@@ -70,14 +70,15 @@ def optimizer_differs(found: Any, optimizer: torch.optim.Optimizer) -> str | Non
         if not isinstance(entries, Mapping):
             return f"state[{index}] is {_shown(entries)}"
         for name, value in entries.items():
-            fits = value is None or _is_number(value) or (isinstance(value, Tensor) and _belongs_to(value, parameter))
+            fits = value is None or (isinstance(value, Tensor) and _belongs_to(value, parameter))
+            fits = fits or (name == "step" and _is_number(value))
             if not isinstance(name, str) or not fits:
                 return f"state[{index}].{name!s:.100} is {_shown(value)}, its parameter {list(parameter.shape)}"
     return None
 
 
 def history_differs(rows: Any, running: Any) -> str | None:
-    """What is wrong with the rows of a history: each column holds one number an epoch, or a list of them, or nothing."""
+    """What is wrong with the rows of a history: a column holds one number an epoch, or a list of them, or nothing."""
     kinds: dict[str, bool] = dict.fromkeys(_NUMBERS, False)
     for number, row in enumerate([*rows, running or {}]):
         for name, value in row.items():
@@ -94,10 +95,14 @@ def history_differs(rows: Any, running: Any) -> str | None:
 
 def outputs_differ(outputs: Any) -> str | None:
     """What is wrong with the outputs of the steps of an epoch that was left half finished."""
+    kinds: dict[str, str] = {"loss": "a scalar", "gradient_norm": "a scalar", "num_elements": "a number"}
     for output in outputs:
         for name, value in output.items():
-            if value is None or isinstance(value, (bool, str)) or not _is_plain(value):
-                return f"'{name!s:.100}' is {_shown(value)}, expected a number or a tensor"
+            kind = "a number" if _is_number(value) else "a list or dict"
+            if isinstance(value, Tensor):
+                kind = "a tensor" if value.ndim else "a scalar"
+            if not _is_plain(value) or kinds.setdefault(name, kind) != kind:
+                return f"'{name!s:.100}' is {_shown(value)}, expected {kinds.get(name, 'a number or a tensor')}"
     return None
 
 

@@ -90,7 +90,9 @@ def _check_form(trainer: BaseTrainer, state: dict[str, Any], source: Path | str)
     if own is not None:
         problems["the parameter update"] = differs(own["update"], trainer.update.state_dict(), "update")
         problems["the history"] = history_differs(own["history"]["rows"], own["history"]["running"])
-        problems["the running epoch"] = outputs_differ([*own["train_outputs"], *own["validation_outputs"]])
+        problems["the running epoch"] = outputs_differ(own["train_outputs"]) or outputs_differ(
+            own["validation_outputs"]
+        )
         problems["the settings"] = differs(own["settings"], {}, "settings")
         for hook in trainer.hooks:
             # Hooks of others may keep now a number, now something else.

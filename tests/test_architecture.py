@@ -28,7 +28,8 @@ LOOP = {
     "framework.base_trainer", "framework.hook", "framework.parameter_update", "framework.checkpoint",
     "framework.history", "framework.progress", "framework.loss_weights", "framework.trainer_state",
     "framework.batch_loader", "framework.device", "framework.device_batches", "framework.optimizers",
-    "framework.checkpoint_writer", "framework.checkpoint_content", "framework.state_form", "framework.run_identity", "framework.durations",
+    "framework.checkpoint_writer", "framework.checkpoint_content", "framework.state_form",
+    "framework.run_identity", "framework.durations",
 }  # fmt: skip
 PARTS = (
     "data",

@@ -14,6 +14,9 @@ from framework.errors import DatasetError
 LabelKey = int | tuple[int, ...]
 """One label, or the labels that a region unites."""
 
+LARGEST_LABEL = 2**15 - 1
+"""Preprocessed segmentations are int16."""
+
 _Scores = TypeVar("_Scores")  # a numpy array or a torch tensor; both are indexed and compared alike
 
 _EXAMPLE = '"labels": {"background": 0, "liver": 1, "tumour": 2}'
@@ -181,6 +184,9 @@ def _contradictions(labels: Labels) -> list[str]:
     negative = [f"'{name}'" for name, value in labels.names.items() if min(_values(value)) < 0]
     if negative:
         problems.append(f"{', '.join(negative)} has a negative value; label values start at 0.")
+    large = [f"'{name}'" for name, value in labels.names.items() if max(_values(value)) > LARGEST_LABEL]
+    if large:
+        problems.append(f"{', '.join(large)} has a value above {LARGEST_LABEL}, the largest that is stored; renumber.")
     if problems:
         return problems
 

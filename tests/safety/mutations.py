@@ -24,7 +24,8 @@ _DEEP: Any = []
 for _ in range(50):
     _DEEP = [_DEEP]
 STRANGE: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2, 7, 10**6, 10**12, 10**400, -(2**63), 0.5, 1e-300, 1e308, math.nan, math.inf, -math.inf,
+    None, True, False, -1, 0, 1, 2, 7, 10**6, 10**12, 10**400, -(2**63),
+    0.5, 1e-300, 1e308, math.nan, math.inf, -math.inf,
     "", "x", "3", "..", "../../outside", "/outside", "a/b", "a\\b", "nul\x00byte", "x" * 5000, "\ud800", "ü",
     "os.system", "os:system", "evil.py:Evil", "torch.nn.Linear", "torch.nn.Transformer", "default", "2d", "3d_fullres",
     [], [[]], [0], [1, 2, 3], [-1, 0, 1], [1] * 300, [10**9] * 3, ["a"], [None], {}, {"": None}, {"name": 3},
@@ -76,8 +77,11 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value).encode("utf-8")
 
 
+_WORDS = (b"\xff" * 4, b"\x00" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\xc0\x7f")  # the last: NaN
+
+
 def changed_bytes(content: bytes, seed: int, header: int = 0) -> bytes:
-    """A copy with some bytes changed, cut off, put in or repeated; mostly among the first `header`, where there are some."""
+    """A copy with some bytes changed, cut off, put in or repeated; most of them among the first `header`."""
     chance = random.Random(seed)
     changed = bytearray(content)
     for _ in range(chance.choice((1, 1, 2, 4, 16))):
