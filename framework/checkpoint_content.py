@@ -111,7 +111,7 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
 def _dtype(code: Any, align: Any = False, copy: Any = False) -> np.dtype:
     if not isinstance(code, str) or not re.fullmatch(r"[biufc?]\d{0,2}", code):
         raise ValueError(f"it holds numbers of the type {code!r:.50}")
-    return np.dtype(code)
+    return np.dtype(code, copy=True)  # what follows may turn its byte order
 
 
 def _scalar(kind: Any, content: Any) -> Any:

@@ -24,6 +24,7 @@ from framework.validation import convert, describe, read_block, shown
 
 OWN_BLOCKS = ("training", "augmentation", "trainer")
 _LONGEST_CHAIN = 20  # of configurations that inherit from one another
+_MOST_CONFIGURATIONS = 200
 _LARGEST_PATCH = 1 << 30  # voxels
 _LARGEST_BATCH = 1 << 16
 
@@ -89,6 +90,8 @@ class Plans:
         self.source = str(source)
         if not isinstance(raw, Mapping) or not isinstance(raw.get("configurations"), Mapping):
             raise PlansError(f"{self.source}: this is no plans file: it has no object 'configurations'.")
+        if (number := len(raw["configurations"])) > _MOST_CONFIGURATIONS:
+            raise PlansError(f"{self.source}: found {number} configurations, expected at most {_MOST_CONFIGURATIONS}.")
         wrong: list[str] = []
         self._raw = modernised(copy.deepcopy(dict(raw)), wrong)
         if wrong:

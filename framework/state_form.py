@@ -93,6 +93,14 @@ def history_differs(rows: Any, running: Any) -> str | None:
     return None
 
 
+def settings_differ(settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with settings, which are JSON: numbers, texts, lists and objects."""
+    for name, value in settings.items():
+        if not _is_plain(value, tensors=False):
+            return f"'{name!s:.100}' is {_shown(value)}, expected a number, a text, a list or an object"
+    return None
+
+
 def outputs_differ(outputs: Any) -> str | None:
     """What is wrong with the outputs of the steps of an epoch that was left half finished."""
     kinds: dict[str, str] = {"loss": "a scalar", "gradient_norm": "a scalar", "num_elements": "a number"}
@@ -116,12 +124,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < _LARGEST_NUMBER)
 
 
-def _is_plain(value: Any) -> bool:
-    if value is None or isinstance(value, (bool, str, Tensor)) or _is_number(value):
+def _is_plain(value: Any, tensors: bool = True) -> bool:
+    if value is None or isinstance(value, (bool, str)) or _is_number(value):
         return True
     if isinstance(value, Mapping):
-        return all(_is_plain(entry) for entry in value.values())
-    return isinstance(value, (list, tuple)) and all(_is_plain(entry) for entry in value)
+        return all(_is_plain(entry, tensors) for entry in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(entry, tensors) for entry in value)
+    return tensors and isinstance(value, Tensor)
 
 
 def _shown(value: Any) -> str:

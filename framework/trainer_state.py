@@ -14,7 +14,7 @@ from framework.extensions import location_of
 from framework.progress import Progress
 from framework.resumed_overrides import changed_settings
 from framework.run_identity import software_versions, what_has_changed
-from framework.state_form import differs, history_differs, optimizer_differs, outputs_differ
+from framework.state_form import differs, history_differs, optimizer_differs, outputs_differ, settings_differ
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -93,7 +93,7 @@ def _check_form(trainer: BaseTrainer, state: dict[str, Any], source: Path | str)
         problems["the running epoch"] = outputs_differ(own["train_outputs"]) or outputs_differ(
             own["validation_outputs"]
         )
-        problems["the settings"] = differs(own["settings"], {}, "settings")
+        problems["the settings"] = settings_differ(own["settings"])
         for hook in trainer.hooks:
             # Hooks of others may keep now a number, now something else.
             if hook.name in own["hooks"] and type(hook).__module__.startswith("framework."):

@@ -67,9 +67,10 @@ def convert(value: Any, hint: Any) -> Any:
             return value
         raise TypeError
     if hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if isinstance(value, float) and value.is_integer():
+        whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+            isinstance(value, float) and value.is_integer()
+        )
+        if whole and abs(value) < _ENDLESS:
             return int(value)
         raise TypeError
     if hint is float:
@@ -98,6 +99,9 @@ def convert(value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and isinstance(value, hint):
         return value
     raise TypeError
+
+
+_ENDLESS = 2**63  # numbers beyond it count nothing, and fit into no array
 
 
 def describe(hint: Any) -> str:

@@ -68,7 +68,7 @@ def _dtype(code: str, align: Any = False, copy: Any = False) -> np.dtype:
     found = re.fullmatch(r"([biufc?SUMm])(\d{0,5})", code)
     if not found or int(found[2] or 0) > _LONGEST_TEXT:
         raise ValueError(f"an array of {code!r:.50}")
-    return np.dtype(code)
+    return np.dtype(code, copy=True)  # what follows may turn its byte order
 
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> np.ndarray:

@@ -66,7 +66,9 @@ def reader_name_for(
     wanted = (dataset_json or {}).get("overwrite_image_reader_writer")
     if wanted and wanted != "None":
         if not isinstance(wanted, str) or wanted not in READERS:
-            raise UnknownNameError("image reader", shown(wanted), READERS, "dataset.json: overwrite_image_reader_writer")
+            raise UnknownNameError(
+                "image reader", shown(wanted), READERS, "dataset.json: overwrite_image_reader_writer"
+            )
         return str(wanted)
     ending = file_ending.lower()
     if ending in LOSSY_ENDINGS:
