@@ -235,9 +235,9 @@ def _malformed(state: dict[str, Any]) -> list[str]:
     axes = state.get("inference_allowed_mirroring_axes")
     if isinstance(axes, (list, tuple)) and not set(map(repr, axes)) <= {"0", "1", "2"}:
         problems.append(f"'inference_allowed_mirroring_axes' is {shown(axes)}, expected axes 0 to 2")
-    own = state.get("foldwise")
-    if own is None:
+    if "foldwise" not in state:
         return problems
+    own = state["foldwise"]
     if not isinstance(own, dict):
         return [*problems, f"'foldwise' is {shown(own)}, expected an object"]
     problems += _wrong(own, _OWN_FORMS, "foldwise.")

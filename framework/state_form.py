@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from framework.validation import shown
 
 _LARGEST_NUMBER = 2**63
-_NUMBERS = ("epoch", "lr", "train_loss", "val_loss", "mean_fg_dice", "ema_fg_dice")
-"""Columns of a history that hold one number an epoch."""
+_NUMBERS = ("epoch", "lr", "mean_fg_dice", "ema_fg_dice", "gradient_norm", "skipped_updates", "seconds")
+_NUMBERS_BEGIN = ("train_loss", "val_loss")
+_NUMBERS_END = ("_seconds", "_timestamp")
+"""Columns of a history that hold one number an epoch; hooks of others may add what they like."""
 
 
-def differs(found: Any, own: Any, where: str) -> str | None:
+def differs(found: Any, own: Any, where: str, complete: bool = True) -> str | None:
     """How `found` is of another form than `own`, with the place; None if it can take its place.
 
     Numbers stand for numbers, and tensors for tensors of the same shape. Where `own` is empty, all plain values fit.
@@ -40,15 +42,16 @@ def differs(found: Any, own: Any, where: str) -> str | None:
             return f"{where} is {_shown(found)}, expected entries by name"
         for name, entry in own.items():
             if name not in found:
-                return f"{where}.{name} is missing"
-            if (problem := differs(found[name], entry, f"{where}.{name}")) is not None:
+                if complete:
+                    return f"{where}.{name} is missing"
+            elif (problem := differs(found[name], entry, f"{where}.{name}", complete)) is not None:
                 return problem
         return None if own or _is_plain(found) else f"{where} holds other things than numbers, texts and tensors"
     if isinstance(own, Sequence):
         if not isinstance(found, (list, tuple)):
             return f"{where} is {_shown(found)}, expected a list"
         for index, entry in enumerate(found):
-            if (problem := differs(entry, own[0] if own else None, f"{where}[{index}]")) is not None:
+            if (problem := differs(entry, own[0] if own else None, f"{where}[{index}]", complete)) is not None:
                 return problem
     return None
 
@@ -58,7 +61,10 @@ def optimizer_differs(found: Any, optimizer: torch.optim.Optimizer) -> str | Non
     own = optimizer.state_dict()
     if not isinstance(found, Mapping) or not isinstance(found.get("state"), Mapping):
         return f"it is {_shown(found)}"
-    problem = differs(found.get("param_groups"), own["param_groups"], "param_groups")
+    # Other versions of torch have more or fewer options.
+    problem = differs(found.get("param_groups"), own["param_groups"], "param_groups", complete=False)
+    if problem is None and not all(isinstance(group.get("params"), list) for group in found["param_groups"]):
+        problem = "a group has no parameters"
     if problem is not None or len(found["param_groups"]) != len(own["param_groups"]):
         return problem or f"it has {len(found['param_groups'])} groups of parameters"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -77,19 +83,24 @@ def optimizer_differs(found: Any, optimizer: torch.optim.Optimizer) -> str | Non
     return None
 
 
+def with_missing_options(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer, with the options that the torch that wrote it did not have yet."""
+    groups = zip(optimizer.state_dict()["param_groups"], state["param_groups"])
+    return {**state, "param_groups": [{**own, **found} for own, found in groups]}
+
+
 def history_differs(rows: Any, running: Any) -> str | None:
-    """What is wrong with the rows of a history: a column holds one number an epoch, or a list of them, or nothing."""
-    kinds: dict[str, bool] = dict.fromkeys(_NUMBERS, False)
+    """What is wrong with the rows of a history: JSON, and numbers in the columns of our own."""
     for number, row in enumerate([*rows, running or {}]):
         for name, value in row.items():
-            is_list = isinstance(value, (list, tuple))
-            entries = value if is_list else [value]
-            if not all(entry is None or isinstance(entry, (bool, str)) or _is_number(entry) for entry in entries):
+            fits = _is_plain(value, tensors=False)
+            if name in _NUMBERS or str(name).startswith(_NUMBERS_BEGIN) or str(name).endswith(_NUMBERS_END):
+                fits = value is None or _is_number(value)
+            elif name == "dice_per_class_or_region":
+                entries = value if isinstance(value, (list, tuple)) else [] if value is None else ["no list"]
+                fits = all(entry is None or _is_number(entry) for entry in entries)
+            if not fits:
                 return f"row {number}, '{name!s:.100}' is {_shown(value)}, expected a number"
-            if value is not None and kinds.setdefault(name, is_list) != is_list:
-                return f"row {number}, '{name!s:.100}' is {_shown(value)}, unlike in other rows"
-            if name in _NUMBERS and isinstance(value, str):
-                return f"row {number}, '{name}' is {_shown(value)}, expected a number"
     return None
 
 
@@ -103,15 +114,22 @@ def settings_differ(settings: Mapping[str, Any]) -> str | None:
 
 def outputs_differ(outputs: Any) -> str | None:
     """What is wrong with the outputs of the steps of an epoch that was left half finished."""
-    kinds: dict[str, str] = {"loss": "a scalar", "gradient_norm": "a scalar", "num_elements": "a number"}
+    scalars = {"loss", "gradient_norm"}  # and all others of which the mean is taken
+    scalars |= {name for output in outputs for name, value in output.items() if _is_scalar(value)}
     for output in outputs:
         for name, value in output.items():
-            kind = "a number" if _is_number(value) else "a list or dict"
-            if isinstance(value, Tensor):
-                kind = "a tensor" if value.ndim else "a scalar"
-            if not _is_plain(value) or kinds.setdefault(name, kind) != kind:
-                return f"'{name!s:.100}' is {_shown(value)}, expected {kinds.get(name, 'a number or a tensor')}"
+            fits = _is_plain(value)
+            if name == "num_elements":
+                fits = _is_number(value)
+            elif name in scalars:
+                fits = _is_scalar(value)
+            if not fits:
+                return f"'{name!s:.100}' is {_shown(value)}, expected {'a scalar' if name in scalars else 'a number'}"
     return None
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
 
 
 def _belongs_to(value: Tensor, parameter: nn.Parameter | Tensor) -> bool:

@@ -14,7 +14,14 @@ from framework.extensions import location_of
 from framework.progress import Progress
 from framework.resumed_overrides import changed_settings
 from framework.run_identity import software_versions, what_has_changed
-from framework.state_form import differs, history_differs, optimizer_differs, outputs_differ, settings_differ
+from framework.state_form import (
+    differs,
+    history_differs,
+    optimizer_differs,
+    outputs_differ,
+    settings_differ,
+    with_missing_options,
+)
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -56,7 +63,7 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
     _check_form(trainer, state, source)
     with taken_from(source, "network or optimizer"):
         trainer.load_network_weights(state["network_weights"])
-        trainer.optimizer.load_state_dict(state["optimizer_state"])
+        trainer.optimizer.load_state_dict(with_missing_options(state["optimizer_state"], trainer.optimizer))
     own = state.get("foldwise")
     if own is not None:
         now = {"versions": software_versions(), "data": trainer.data_identity()}

@@ -155,6 +155,7 @@ WRONG: list[tuple[str, Any]] = [
     ("current_epoch", -1),
     ("current_epoch", 10**30),
     ("foldwise", []),
+    ("foldwise", None),
     ("foldwise", {"history": {"rows": [3], "running": None}}),
     ("foldwise", {"history": {"rows": []}}),
     ("foldwise", {"progress": {"epochs_completed": "one"}}),
