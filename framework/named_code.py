@@ -124,14 +124,16 @@ _NOT_NAMED = (
 
 
 def _classes_of(configuration: Any) -> Iterator[tuple[str, str]]:
-    """(place, location) of everything in a configuration that names a class by its module."""
+    """(place, location) of everything that a training builds because its configuration names it by its module.
+
+    Its trainer is looked for where none is named on the command line, in `framework.experiment.trainer_in_plans`.
+    """
     architecture = configuration.architecture
     if architecture is not None and "." in architecture.network_class_name:
         name = architecture.network_class_name
         if not name.startswith("dynamic_network_architectures."):  # ours answer to these names
             yield "architecture.network_class_name", name
     places = {
-        "trainer": configuration.trainer,
         "training.hooks": configuration.training.hooks,
         "augmentation": configuration.augmentation,
     }
@@ -190,8 +192,13 @@ def _is_installed(package: str, places: list[Path]) -> bool:
         own = Path(__file__).resolve().parents[1]
         return all(place.is_relative_to(own) for place in places)
     # A folder of that name where the user happens to work must not stand for the package.
-    folders = [*_install_folders(), *_folders_of_distributions(package)]
-    return all(any(place.is_relative_to(folder) for folder in folders) for place in places)
+    return all(_lies_in(place, _install_folders()) for place in places) or all(
+        _lies_in(place, _folders_of_distributions(package)) for place in places
+    )
+
+
+def _lies_in(place: Path, folders: tuple[Path, ...]) -> bool:
+    return any(place.is_relative_to(folder) for folder in folders)
 
 
 @cache
