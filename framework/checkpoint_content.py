@@ -221,7 +221,7 @@ def _oversized(state: dict[str, Any], size: int) -> list[str]:
 def _malformed(state: dict[str, Any]) -> list[str]:
     problems: list[str] = []
     weights = state["network_weights"]
-    if not isinstance(weights, dict) or not weights:
+    if not isinstance(weights, dict):
         problems.append(f"it holds no weights: 'network_weights' is {shown(weights)}")
     else:
         bad = [key for key, value in weights.items() if not _is_weight(key, value)]

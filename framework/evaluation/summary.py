@@ -13,7 +13,7 @@ import numpy as np
 
 from framework.data.labels import LabelKey
 from framework.errors import DatasetError
-from framework.files import read_json_object, write_text
+from framework.files import read_json, write_text
 
 
 def summarise(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def read_summary(path: Path | str) -> dict[str, Any]:
     Raises:
         DatasetError: the file is missing, or no summary.
     """
-    summary = read_json_object(path, error_type=DatasetError)
+    summary = read_json(path, error_type=DatasetError)
     try:
         summary["foreground_mean"] = _with_nan(summary["foreground_mean"])
         summary["mean"] = {_key(name): _with_nan(metrics) for name, metrics in summary["mean"].items()}

@@ -170,7 +170,6 @@ WRONG: list[tuple[str, Any]] = [
     ("trainer_name", None),
     ("inference_allowed_mirroring_axes", 5),
     ("inference_allowed_mirroring_axes", (0, 9)),
-    ("network_weights", {}),
     ("network_weights", [torch.ones(1)]),
     ("network_weights", {"w": 3}),
     ("network_weights", {1: torch.ones(1)}),
