@@ -27,7 +27,7 @@ setup(
         "pillow>=9",
         "batchgenerators>=0.25.1",
     ],
-    extras_require={"test": ["pytest>=8", "ruff", "mypy"]},
+    extras_require={"test": ["pytest>=8", "hypothesis>=6", "ruff", "mypy"]},
     entry_points={
         "console_scripts": [
             "fw_train=framework.commands.train:main",

@@ -6,7 +6,6 @@ nnU-Net wrote hold numpy scalars and a few harmless torch types as well; these a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import zipfile
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from framework.checkpoint_content import check_content, numpy_globals, refuse_packed
 from framework.errors import CheckpointError
 from framework.files import atomic_write
 
@@ -47,25 +47,27 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> dic
     """Read a checkpoint of ours or of nnU-Net's without executing anything that is in it.
 
     Raises:
-        CheckpointError: missing, damaged, or it holds objects of other types; says which.
+        CheckpointError: missing, damaged, it holds objects of other types or of the wrong form, or it would take far
+            more memory than its file; says which.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist.")
     try:
+        refuse_packed(path)
         damage = _damage(path)
         if damage:
             raise ValueError(damage)
-        with torch.serialization.safe_globals(_numpy_globals()):
+        with torch.serialization.safe_globals(numpy_globals()):
             state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = str(error).strip()
+        reason = text.splitlines()[0][:500] if text else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read: {reason} The file is damaged or holds objects that are not safe to load. "
             "Use another checkpoint of the same run (checkpoint_best.pth, checkpoint_latest.pth)."
         ) from error
-    if not isinstance(state, dict) or "network_weights" not in state:
-        raise CheckpointError(f"{path} is no checkpoint: it has no entry 'network_weights'.")
+    check_content(state, path, path.stat().st_size)
     return state
 
 
@@ -139,29 +141,6 @@ def _damage(path: Path) -> str:
 
     torch.save writes a zip archive with a CRC-32 of every entry, which torch.load does not look at.
     """
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            start = file.read(4)
-        if not start.strip(b"\0"):
-            return "it is empty or holds zeros."
-        return "its end is missing." if start == b"PK\3\4" else ""  # of other files torch.load knows what to say
     with zipfile.ZipFile(path) as archive:
         entry = archive.testzip()
     return "" if entry is None else f"the checksum of its entry {entry} is wrong."
-
-
-def _numpy_globals() -> list[Any]:
-    """What nnU-Net's checkpoints refer to: numpy scalars, arrays and their types."""
-    allowed: list[Any] = [np.dtype, np.ndarray]
-    for name in ("Float64DType", "Float32DType", "Int64DType", "Int32DType", "BoolDType", "UInt8DType"):
-        with contextlib.suppress(AttributeError):
-            allowed.append(getattr(np.dtypes, name))
-    try:
-        from numpy._core import multiarray
-    except ImportError:  # numpy 1
-        from numpy.core import multiarray  # type: ignore[no-redef]
-    for function in (multiarray.scalar, multiarray._reconstruct):
-        # The module is called numpy.core in files of numpy 1 and numpy._core in those of numpy 2.
-        name = function.__name__
-        allowed += [function, (function, f"numpy.core.multiarray.{name}"), (function, f"numpy._core.multiarray.{name}")]
-    return allowed

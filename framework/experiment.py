@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import DatasetError, FoldwiseError, PlansError, UnknownNameError
-from framework.files import read_json, write_json
+from framework.files import read_json, read_json_object, write_json
+from framework.named_code import refuse_unnamed_code, vouch_for_all, why_not_run
 from framework.plans import Configuration, Plans
 from framework.resumed_overrides import check_resumed_overrides
 from framework.roots import dataset_name, preprocessed_root
@@ -56,11 +57,16 @@ class Experiment:
         """The record for ``fw_train DATASET CONFIG FOLD``.
 
         A resumed run goes on under the plans that were saved with it, whatever has become of the originals.
+
+        Raises:
+            PlansError: also where the plans name code that is not installed and that the user did not name.
         """
         folder = preprocessed_root() / dataset
         saved = _saved_plans(run_folder) if resume else None
         loaded = saved or Plans.from_file(plans_file)
+        vouch_for_all(overrides)
         plans = loaded.with_overrides(configuration, overrides)
+        refuse_unnamed_code(plans.configuration(configuration), plans.source)
         if saved is not None:
             check_resumed_overrides(loaded, plans, configuration, overrides)
         return cls(
@@ -87,7 +93,7 @@ class Experiment:
             )
         return cls(
             dataset=plans.dataset_name or model_folder.parent.name,
-            dataset_json=read_json(model_folder / "dataset.json", error_type=DatasetError),
+            dataset_json=read_json_object(model_folder / "dataset.json", error_type=DatasetError),
             plans=plans,
             configuration_name=parts[2],
             fold=checked_fold(run_folder.folder.name.removeprefix("fold_")),
@@ -165,22 +171,29 @@ def _saved_plans(run_folder: RunFolder) -> Plans | None:
     from framework.checkpoint import newest_checkpoint  # with torch, which planning does without
 
     found = newest_checkpoint(run_folder.checkpoints())
-    record = found[1].get("foldwise", {}).get("experiment") if found else None
-    return Plans.from_dict(record["plans"], source=run_folder.plans) if record else None
+    record = (found[1].get("foldwise", {}).get("experiment") if found else None) or {}
+    return Plans.from_dict(record["plans"], source=run_folder.plans) if "plans" in record else None
 
 
 def trainer_in_plans(dataset: str | int, configuration: str, plans: str | None) -> str | None:
-    """The trainer that existing plans name for a configuration; None where there are no plans yet, or none named."""
+    """The trainer that existing plans name for a configuration; None where there are no plans yet, or none named.
+
+    Raises:
+        PlansError: its code is not installed, and the user did not name it.
+    """
     try:
         found = Plans.from_file(find_plans(dataset_name(dataset), plans))
     except DatasetError:
         return None
     except UnknownNameError:
         return None
-    return found.configuration(configuration).trainer if configuration in found.configuration_names else None
+    trainer = found.configuration(configuration).trainer if configuration in found.configuration_names else None
+    if trainer is not None and ":" in trainer and (reason := why_not_run(trainer)) is not None:
+        raise PlansError(f"{found.source}: trainer {reason}")
+    return trainer
 
 
 def _dataset_json(folder: Path) -> dict[str, Any]:
     """What is known of the data; a trainer that is not about images may need none of it."""
     path = folder / "dataset.json"
-    return read_json(path, error_type=DatasetError) if path.is_file() else {}
+    return read_json_object(path, error_type=DatasetError) if path.is_file() else {}

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from framework.errors import FoldwiseError, UnknownNameError, did_you_mean
+from framework.named_code import vouch_for, why_not_run
 
 
 def trainer_table() -> dict[str, str]:
@@ -26,15 +27,21 @@ def trainer_table() -> dict[str, str]:
     return table
 
 
-def find_trainer(name: str) -> Any:
+def find_trainer(name: str, named_by: str | Path | None = None) -> Any:
     """The trainer class that `name` stands for. Only this one is imported."""
     from framework.base_trainer import BaseTrainer
 
-    return find_class(name, base=BaseTrainer, kind="trainer", table=trainer_table())
+    return find_class(name, base=BaseTrainer, kind="trainer", table=trainer_table(), named_by=named_by)
 
 
-def find_class(name: str, *, base: type, kind: str, table: Mapping[str, str]) -> Any:
+def find_class(
+    name: str, *, base: type, kind: str, table: Mapping[str, str], named_by: str | Path | None = None
+) -> Any:
     """Load the class and check what it is.
+
+    Args:
+        named_by: the file in which the name was found; its word does not suffice to run code that is not installed,
+            see `framework.named_code`. None where the user named it.
 
     Raises:
         FoldwiseError: unknown name, module that cannot be imported, or a class of another kind.
@@ -45,6 +52,10 @@ def find_class(name: str, *, base: type, kind: str, table: Mapping[str, str]) ->
             kind, name, table, "give a name from the table, package.module:Class, or file.py:Class; here"
         )
     module_name, _, class_name = location.rpartition(":")
+    if named_by is None:
+        vouch_for(location)
+    elif name not in table and (reason := why_not_run(location)) is not None:
+        raise FoldwiseError(f"{named_by}: {kind} {reason}")
     module = load_file(Path(module_name)) if module_name.endswith(".py") else _import(module_name, kind)
     found = getattr(module, class_name, None)
     if found is None:
@@ -63,9 +74,10 @@ def location_of(cls: type) -> str:
 
 
 def _import(module_name: str, kind: str) -> ModuleType:
-    # A command does not have the working folder on its path, unlike ``python -m``; users expect it.
+    # A command does not have the working folder on its path, unlike ``python -m``; users expect it. It comes last: a
+    # file there must not take the place of a package that is imported later.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -79,6 +91,7 @@ def _import(module_name: str, kind: str) -> ModuleType:
 
 
 def load_file(path: Path) -> ModuleType:
+    """Run a Python file as a module of its own; a second call returns the same module."""
     path = path.expanduser().resolve()
     if not path.is_file():
         raise FoldwiseError(f"{path} does not exist; expected a Python file in file.py:Class.")

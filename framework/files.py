@@ -102,15 +102,66 @@ def refuse_unwritable_folder(folder: Path, what_to_do: str) -> None:
         raise FoldwiseError(f"{folder} cannot be written to: {error.strerror or error}. {what_to_do}") from error
 
 
+LARGEST_JSON = 512 << 20
+"""Bytes; the scores of 10 000 cases with 100 labels have half of it."""
+_DEEPEST_JSON = 60
+
+
 def read_json(path: Path | str, *, error_type: type[FoldwiseError] = FoldwiseError) -> Any:
-    """Read JSON; a missing or broken file becomes one clear message."""
+    """Read JSON; a missing, broken or boundless file becomes one clear message."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise error_type(f"{path} is no file.")
+        if path.stat().st_size > LARGEST_JSON:
+            raise error_type(f"{path} has more than {LARGEST_JSON >> 20} MiB, which is no JSON file of ours.")
+        content = path.read_bytes()
     except FileNotFoundError:
         raise error_type(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise error_type(f"{path} is not valid JSON: {error}. Correct that place and run again.") from None
+    except OSError as error:
+        raise error_type(f"{path} cannot be read: {error.strerror or error}.") from None
+    return parse_json(content, path, error_type=error_type)
+
+
+def read_json_object(path: Path | str, *, error_type: type[FoldwiseError] = FoldwiseError) -> dict[str, Any]:
+    """As `read_json`, for a file that holds an object."""
+    value = read_json(path, error_type=error_type)
+    if not isinstance(value, dict):
+        raise error_type(f"{path}: expected an object {{...}}, found {type(value).__name__}.")
+    return value
+
+
+def parse_json(content: bytes, source: Path | str, *, error_type: type[FoldwiseError] = FoldwiseError) -> Any:
+    """JSON from memory, as `read_json`; `source` is named in errors."""
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_object)
+        if isinstance(value, (dict, list)) and _is_deep(value):
+            raise ValueError(f"it is nested more than {_DEEPEST_JSON} deep")
+    except RecursionError:
+        raise error_type(f"{source} is not valid JSON: it is nested more than {_DEEPEST_JSON} deep.") from None
+    except ValueError as error:  # also bytes that are no UTF-8, and numbers of thousands of digits
+        raise error_type(f"{source} is not valid JSON: {error}. Correct that place and run again.") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        # Python would take the last one without a word: a label would be lost.
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice:.200}' stands twice in one object")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST_JSON):
+        level = [entry for each in level for entry in (each.values() if isinstance(each, dict) else each)]
+        level = [entry for entry in level if isinstance(entry, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from framework.validation import convert, describe, shown
+
 _LEGACY_KEYS = (
     "UNet_class_name",
     "UNet_base_num_features",
@@ -20,14 +22,37 @@ _CLASSES = {
 }
 
 
-def modernised(plans: dict[str, Any]) -> dict[str, Any]:
-    """The same plans in the current form; current plans are returned unchanged. Changes its argument."""
+_FORMS: dict[str, Any] = {
+    "patch_size": list[int],
+    "UNet_class_name": str,
+    "UNet_base_num_features": int,
+    "unet_max_num_features": int,
+    "n_conv_per_stage_encoder": list[int],
+    "n_conv_per_stage_decoder": list[int],
+    "conv_kernel_sizes": list[Any],
+    "pool_op_kernel_sizes": list[Any],
+}
+"""What the old form must have for the new one to be made of it."""
+
+
+def modernised(plans: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The same plans in the current form; current plans are returned unchanged. Changes its argument.
+
+    Configurations of the old form that cannot be read stay as they are; what is wrong is appended to `problems`.
+    """
     if "foreground_intensity_properties_by_modality" in plans:
         statistics = plans.pop("foreground_intensity_properties_by_modality")
         plans.setdefault("foreground_intensity_properties_per_channel", statistics)
     for name, entry in plans["configurations"].items():
         if isinstance(entry, dict) and "UNet_class_name" in entry and "architecture" not in entry:
-            plans["configurations"][name] = _with_architecture(entry)
+            wrong = [
+                f"configurations.{name}.{key}: found {shown(entry.get(key))}, expected {describe(form)}."
+                for key, form in _FORMS.items()
+                if not _fits(entry.get(key), form)
+            ]
+            problems += wrong
+            if not wrong:
+                plans["configurations"][name] = _with_architecture(entry)
     return plans
 
 
@@ -60,3 +85,11 @@ def _with_architecture(entry: dict[str, Any]) -> dict[str, Any]:
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
     return current
+
+
+def _fits(value: Any, form: Any) -> bool:
+    try:
+        convert(value, form)
+    except TypeError:
+        return False
+    return True

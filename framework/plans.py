@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +16,17 @@ from typing import Any
 
 from framework.errors import PlansError, UnknownNameError, did_you_mean
 from framework.field_path import set_field
+from framework.file_names import why_no_file_name
 from framework.files import read_json
 from framework.legacy_plans import modernised
 from framework.training_settings import TrainingSettings
-from framework.validation import convert, describe, read_block
+from framework.validation import convert, describe, read_block, shown
 
 OWN_BLOCKS = ("training", "augmentation", "trainer")
+_LONGEST_CHAIN = 20  # of configurations that inherit from one another
+_MOST_CONFIGURATIONS = 200
+_LARGEST_PATCH = 1 << 30  # voxels
+_LARGEST_BATCH = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,12 @@ class Plans:
         self.source = str(source)
         if not isinstance(raw, Mapping) or not isinstance(raw.get("configurations"), Mapping):
             raise PlansError(f"{self.source}: this is no plans file: it has no object 'configurations'.")
-        self._raw = modernised(copy.deepcopy(dict(raw)))
+        if (number := len(raw["configurations"])) > _MOST_CONFIGURATIONS:
+            raise PlansError(f"{self.source}: found {number} configurations, expected at most {_MOST_CONFIGURATIONS}.")
+        wrong: list[str] = []
+        self._raw = modernised(copy.deepcopy(dict(raw)), wrong)
+        if wrong:
+            raise PlansError("\n".join(f"{self.source}: {problem}" for problem in wrong))
         # nnU-Net's command line injects this key for its own trainer; it describes no experiment.
         self._raw.pop("continue_training", None)
         problems = self._top_level_problems()
@@ -122,11 +133,11 @@ class Plans:
 
     @property
     def transpose_forward(self) -> tuple[int, ...]:
-        return tuple(self._raw.get("transpose_forward", (0, 1, 2)))
+        return tuple(int(axis) for axis in self._raw.get("transpose_forward", (0, 1, 2)))
 
     @property
     def transpose_backward(self) -> tuple[int, ...]:
-        return tuple(self._raw.get("transpose_backward", (0, 1, 2)))
+        return tuple(int(axis) for axis in self._raw.get("transpose_backward", (0, 1, 2)))
 
     @property
     def foreground_intensity_properties(self) -> dict[str, dict[str, float]]:
@@ -167,10 +178,17 @@ class Plans:
     def _resolve(self, name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         """The JSON of one configuration with inheritance applied and the top-level blocks merged in."""
         entries = self._raw["configurations"]
-        if name in seen:
-            raise PlansError(f"{self.source}: configurations inherit in a circle: {' -> '.join((*seen, name))}.")
+        if name in seen or len(seen) > _LONGEST_CHAIN:
+            kind = "in a circle" if name in seen else f"over more than {_LONGEST_CHAIN} steps"
+            raise PlansError(f"{self.source}: configurations inherit {kind}: {' -> '.join((*seen, name))}.")
         entry = copy.deepcopy(entries[name])
+        if not isinstance(entry, dict):
+            raise PlansError(f"{self.source}: configurations.{name}: found {shown(entry)}, expected an object {{...}}.")
         parent_name = entry.pop("inherits_from", None)
+        if parent_name is not None and not isinstance(parent_name, str):
+            raise PlansError(
+                f"{self.source}: configurations.{name}.inherits_from: found {shown(parent_name)}, expected text."
+            )
         if parent_name is None:
             base = {key: copy.deepcopy(self._raw[key]) for key in OWN_BLOCKS if key in self._raw}
         elif parent_name not in entries:
@@ -188,16 +206,18 @@ class Plans:
     def _ancestors(self, name: str) -> list[str]:
         found: list[str] = []
         entries = self._raw["configurations"]
-        while isinstance(entries.get(name), dict) and (name := entries[name].get("inherits_from")) not in (
-            None,
-            *found,
-        ):
+        while isinstance(entries.get(name), dict):
+            name = entries[name].get("inherits_from")
+            if not isinstance(name, str) or name in found:
+                break
             found.append(name)
         return found
 
     def _read_configuration(self, name: str) -> tuple[Configuration, list[str]]:
         where = f"{self.source}: configurations.{name}"
         problems: list[str] = []
+        if reason := why_no_file_name(name):
+            return Configuration(name), [f"{self.source}: configurations: the name {shown(name)} {reason}."]
         if not isinstance(self._raw["configurations"][name], dict):
             return Configuration(name), [f"{where}: expected an object {{...}}."]
         try:
@@ -209,7 +229,7 @@ class Plans:
 
         for block in ("training", "architecture"):
             if block in entry and not isinstance(entry[block], dict):
-                problems.append(f"{where}.{block}: found {entry.pop(block)!r}, expected an object {{...}}.")
+                problems.append(f"{where}.{block}: found {shown(entry.pop(block))}, expected an object {{...}}.")
         training = TrainingSettings(
             **read_block(TrainingSettings, entry.pop("training", {}), f"{where}.training", problems)
         )
@@ -231,6 +251,15 @@ class Plans:
         accepted.pop("name", None)
         configuration = replace(Configuration(name, **accepted), training=training, architecture=architecture)
         problems += _shape_problems(configuration, where)
+        for key in ("data_identifier", "previous_stage"):
+            value = getattr(configuration, key)
+            if value and (reason := why_no_file_name(value)):
+                problems.append(f"{where}.{key}: {shown(value)} {reason}.")
+        problems += [
+            f"{where}.next_stage: {shown(stage)} {reason}."
+            for stage in configuration.next_stage
+            if (reason := why_no_file_name(stage))
+        ]
         return configuration, problems
 
     def _top_level_problems(self) -> list[str]:
@@ -240,10 +269,22 @@ class Plans:
                 try:
                     convert(value, TOP_LEVEL[key])
                 except TypeError:
-                    problems.append(f"{self.source}: {key}: found {value!r}, expected {describe(TOP_LEVEL[key])}.")
+                    problems.append(f"{self.source}: {key}: found {shown(value)}, expected {describe(TOP_LEVEL[key])}.")
             elif not key.startswith("_"):
                 hint = did_you_mean(key, TOP_LEVEL) or f" Known here: {', '.join(TOP_LEVEL)}."
                 problems.append(f"{self.source}: '{key}' is not a known field.{hint}")
+        if problems:
+            return problems
+        for key in ("dataset_name", "plans_name"):
+            value = self._raw.get(key)
+            if value and (reason := why_no_file_name(value)):
+                problems.append(f"{self.source}: {key}: {shown(value)} {reason}.")
+        forward, backward = self.transpose_forward, self.transpose_backward
+        if sorted(forward) != [0, 1, 2] or [forward[axis] for axis in backward if axis in (0, 1, 2)] != [0, 1, 2]:
+            problems.append(
+                f"{self.source}: transpose_forward {shown(forward)} and transpose_backward {shown(backward)}: expected "
+                "an order of the axes 0, 1 and 2, and the one that undoes it."
+            )
         return problems
 
 
@@ -275,8 +316,12 @@ def _shape_problems(configuration: Configuration, where: str) -> list[str]:
         problems.append(f"{where}.patch_size: found {axes} axes, expected 2 or 3.")
     if axes and any(length < 1 for length in configuration.patch_size):
         problems.append(f"{where}.patch_size: found {list(configuration.patch_size)}, expected lengths of at least 1.")
-    if configuration.batch_size < 1:
-        problems.append(f"{where}.batch_size: found {configuration.batch_size}, expected at least 1.")
+    elif math.prod(configuration.patch_size) > _LARGEST_PATCH:
+        found = shown(list(configuration.patch_size))
+        problems.append(f"{where}.patch_size: found {found}, expected at most {_LARGEST_PATCH} voxels.")
+    if not 1 <= configuration.batch_size <= _LARGEST_BATCH:
+        found = shown(configuration.batch_size)
+        problems.append(f"{where}.batch_size: found {found}, expected at least 1 and at most {_LARGEST_BATCH}.")
     if any(not millimetres > 0 for millimetres in configuration.spacing):
         problems.append(f"{where}.spacing: found {list(configuration.spacing)}, expected millimetres above 0.")
     if axes and configuration.spacing and len(configuration.spacing) != axes:
@@ -289,5 +334,5 @@ def _json_value(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return value

@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from framework.checkpoint import load_checkpoint, newest_checkpoint
+from framework.checkpoint_content import check_resumable, taken_from
 from framework.device import to_device
 from framework.errors import CheckpointError
 from framework.extensions import location_of
 from framework.progress import Progress
 from framework.resumed_overrides import changed_settings
 from framework.run_identity import software_versions, what_has_changed
+from framework.state_form import (
+    differs,
+    history_differs,
+    optimizer_differs,
+    outputs_differ,
+    settings_differ,
+    with_missing_options,
+)
 
 if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
@@ -53,14 +62,11 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
     Raises:
         CheckpointError: the network or the optimizer is another one.
     """
-    try:
+    check_resumable(state, source)
+    _check_form(trainer, state, source)
+    with taken_from(source, "network or optimizer"):
         trainer.load_network_weights(state["network_weights"])
-        trainer.optimizer.load_state_dict(state["optimizer_state"])
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{source} does not fit this trainer's network or optimizer: {error} "
-            "Resume with the trainer and plans that the run was started with."
-        ) from error
+        trainer.optimizer.load_state_dict(with_missing_options(state["optimizer_state"], trainer.optimizer))
     own = state.get("foldwise")
     if own is not None:
         now = {"versions": software_versions(), "data": trainer.data_identity()}
@@ -75,9 +81,10 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
             trainer.progress.validation_steps_completed, own["validation_outputs"] = 0, []
         if trainer.settings.num_epochs > own["settings"]["num_epochs"]:
             trainer.progress.finished = False  # the run was made longer
-        trainer.update.load_state_dict(own["update"])
-        if trainer.loss is not None:
-            trainer.loss.load_state_dict(own["loss"])
+        with taken_from(source, "the parameter update or the loss"):
+            trainer.update.load_state_dict(own["update"])
+            if trainer.loss is not None:
+                trainer.loss.load_state_dict(own["loss"])
         trainer.history.load_state_dict(own["history"])
         # Merged outputs of several processes are kept on the host.
         place = trainer.device if trainer.ranks.size == 1 else torch.device("cpu")
@@ -88,8 +95,32 @@ def restore_trainer(trainer: BaseTrainer, state: dict[str, Any], source: Path | 
         _take_changed_settings(trainer, own)
         for hook in trainer.hooks:
             if hook.name in own["hooks"]:
-                hook.load_state_dict(own["hooks"][hook.name])
+                with taken_from(source, f"the hook {hook.name}"):
+                    hook.load_state_dict(own["hooks"][hook.name])
     trainer.seek_batches()
+
+
+def _check_form(trainer: BaseTrainer, state: dict[str, Any], source: Path | str) -> None:
+    """CheckpointError where something in a checkpoint has another form than what it is to replace."""
+    own = state.get("foldwise")
+    problems = {"the optimizer": optimizer_differs(state["optimizer_state"], trainer.optimizer)}
+    if own is not None:
+        problems["the parameter update"] = differs(own["update"], trainer.update.state_dict(), "update")
+        problems["the history"] = history_differs(own["history"]["rows"], own["history"]["running"])
+        problems["the running epoch"] = outputs_differ(own["train_outputs"]) or outputs_differ(
+            own["validation_outputs"]
+        )
+        problems["the settings"] = settings_differ(own["settings"])
+        for hook in trainer.hooks:
+            # Hooks of others may keep now a number, now something else.
+            if hook.name in own["hooks"] and type(hook).__module__.startswith("framework."):
+                problems[f"the hook {hook.name}"] = differs(own["hooks"][hook.name], hook.state_dict(), hook.name)
+    found = [f"the state of {part}: {problem}" for part, problem in problems.items() if problem]
+    if found:
+        raise CheckpointError(
+            f"{source} does not fit this training. {'; '.join(found)}. Resume with the trainer and plans that the run "
+            "was started with, or use another checkpoint of the same run."
+        )
 
 
 def _take_changed_settings(trainer: BaseTrainer, own: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union
@@ -30,11 +32,11 @@ def read_block(cls: type[T], block: dict[str, Any], where: str, problems: list[s
         try:
             converted = convert(value, hints[key])
         except TypeError:
-            problems.append(f"{where}.{key}: found {value!r}, expected {describe(hints[key])}.")
+            problems.append(f"{where}.{key}: found {shown(value)}, expected {describe(hints[key])}.")
             continue
         complaint = _range_complaint(converted, field.metadata)
         if complaint:
-            problems.append(f"{where}.{key}: found {value!r}, {complaint}.")
+            problems.append(f"{where}.{key}: found {shown(value)}, {complaint}.")
             continue
         accepted[key] = converted
     return accepted
@@ -65,14 +67,20 @@ def convert(value: Any, hint: Any) -> Any:
             return value
         raise TypeError
     if hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if isinstance(value, float) and value.is_integer():
+        whole = (isinstance(value, int) and not isinstance(value, bool)) or (
+            isinstance(value, float) and value.is_integer()
+        )
+        if whole and abs(value) < _ENDLESS:
             return int(value)
         raise TypeError
     if hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            try:
+                number = float(value)
+            except OverflowError:
+                raise TypeError from None
+            if math.isfinite(number):
+                return number
         raise TypeError
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
@@ -93,6 +101,9 @@ def convert(value: Any, hint: Any) -> Any:
     raise TypeError
 
 
+_ENDLESS = 2**63  # numbers beyond it count nothing, and fit into no array
+
+
 def describe(hint: Any) -> str:
     """An annotation in words for an error message."""
     origin = typing.get_origin(hint)
@@ -108,6 +119,16 @@ def describe(hint: Any) -> str:
     if origin is dict or hint is dict:
         return "an object {...}"
     return getattr(hint, "__name__", str(hint))
+
+
+def shown(value: Any) -> str:
+    """A value from a file for a message: not longer than a line, however large or deeply nested it is."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 200, 200, 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 12
 
 
 def at_least(minimum: float) -> dict[str, float]:

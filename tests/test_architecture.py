@@ -22,14 +22,15 @@ BOTTOM = {
     "framework.schedules", "framework.allocator", "framework.experiment", "framework.plans_schema",
     "framework.extensions", "framework.resumed_overrides", "framework.processors",
     "framework.field_path", "framework.stop_signal", "framework.worker_extensions", "framework.distributed",
-    "framework.pulse",
+    "framework.pulse", "framework.named_code", "framework.file_names",
 }  # fmt: skip
 LOOP = {
     "framework.base_trainer", "framework.hook", "framework.parameter_update", "framework.checkpoint",
     "framework.history", "framework.progress", "framework.loss_weights", "framework.trainer_state",
     "framework.batch_loader", "framework.device", "framework.device_batches", "framework.optimizers",
-    "framework.checkpoint_writer", "framework.run_identity", "framework.durations", "framework.lockstep",
-    "framework.batch_shares", "framework.rank_outputs", "framework.launcher",
+    "framework.checkpoint_writer", "framework.checkpoint_content", "framework.state_form",
+    "framework.run_identity", "framework.durations", "framework.lockstep", "framework.batch_shares",
+    "framework.rank_outputs", "framework.launcher",
 }  # fmt: skip
 PARTS = (
     "data",

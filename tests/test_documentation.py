@@ -49,7 +49,7 @@ def test_a_trainer_that_is_not_segmentation_runs_from_python_and_from_plans(
     )
     assert json_line is not None
     plans.write_text(json_line[1].replace('"num_epochs": 20', '"num_epochs": 2, "iterations_per_epoch": 5'))
-    assert fw_train(["900", "line", "0"]) == 0
+    assert fw_train(["900", "line", "0", "--code", "line_trainer.py"]) == 0
     assert (tmp_path / "results/Dataset900_Line/LineTrainer__line__line/fold_0/checkpoint_final.pth").exists()
 
 

@@ -148,7 +148,7 @@ def test_a_signal_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path: 
     model = make_model(tmp_path, network_arguments={"seconds": 0.015})
     scans = {f"case{number}": make_scan(tmp_path / f"in/case{number}_0000.nii.gz", number) for number in range(12)}
     command = [sys.executable, "-m", "framework.commands.predict", "-i", tmp_path / "in", "-o", tmp_path / "out"]
-    command += ["-m", model, "-device", "cpu"]
+    command += ["-m", model, "-device", "cpu", "--code", "tests.framework.tiny_model"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -176,6 +176,7 @@ def test_a_signal_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path: 
 def test_the_way_to_the_first_tile_imports_neither_plots_nor_statistics(model: Path, tmp_path: Path):
     make_scan(tmp_path / "in/a_0000.nii.gz")
     arguments = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu"]
+    arguments += ["--code", "tests.framework.tiny_model"]
     program = (
         "import json, sys\n"
         "from framework.commands.predict import main\n"

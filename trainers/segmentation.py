@@ -28,6 +28,7 @@ from framework.hook import Hook
 from framework.losses.deep_supervision import deep_supervision_weights
 from framework.losses.segmentation_loss import SegmentationLoss
 from framework.metrics import confusion_counts
+from framework.named_code import refuse_unnamed_code
 from framework.networks.build import build_network
 from framework.networks.nnunet_names import from_nnunet_state, to_nnunet_state
 from framework.networks.unet import UNet
@@ -199,6 +200,7 @@ class SegmentationTrainer(BaseTrainer):
 
     @cached_property
     def augmentation(self) -> Augmentation:
+        refuse_unnamed_code(self.configuration, self.plans.source)
         return Augmentation.from_plans(
             self.configuration.augmentation,
             self.configuration.patch_size,

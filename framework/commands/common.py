@@ -131,6 +131,29 @@ def add_training_arguments(parser: argparse.ArgumentParser, default_fold: str | 
         metavar="K=V",
         help="change a field of the plans for this run, such as training.num_epochs=50; may be repeated",
     )
+    add_code_argument(parser)
+
+
+def add_code_argument(parser: argparse.ArgumentParser) -> None:
+    """``--code FILE.py``, for classes that plans or checkpoints name; to be given to `vouch_for_code`."""
+    parser.add_argument(
+        "--code",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="a Python file or module that you trust, so that plans and checkpoints may name its classes; may be "
+        "repeated. What is named on this command line needs no --code",
+    )
+
+
+def vouch_for_code(options: argparse.Namespace) -> None:
+    """Take the user's word for the code on the command line."""
+    from framework.named_code import vouch_for
+
+    for location in options.code:
+        vouch_for(location)
+    if options.trainer and ":" in options.trainer:
+        vouch_for(options.trainer)
 
 
 def chosen_trainer(options: argparse.Namespace) -> Any:
@@ -138,6 +161,7 @@ def chosen_trainer(options: argparse.Namespace) -> Any:
     from framework.experiment import trainer_in_plans
     from framework.extensions import find_trainer
 
+    vouch_for_code(options)
     named = options.trainer or trainer_in_plans(options.dataset, options.configuration, options.plans)
     return find_trainer(named or "SegmentationTrainer")
 

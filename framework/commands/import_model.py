@@ -40,24 +40,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from framework.extensions import find_trainer, location_of
+    from framework.named_code import names_a_file
     from framework.roots import results_root
     from framework.sharing.archive import Limits
     from framework.sharing.installation import install_bundle
 
     if "://" in options.archive:
         raise FoldwiseError(f"{options.archive} is an address. Download the file first, then import it.")
+    trainer = location_of(find_trainer(options.trainer)) if options.trainer else None
     models = install_bundle(
         Path(options.archive),
         Path(options.into) if options.into else results_root(),
         dataset=options.rename,
         overwrite=options.overwrite,
-        trainer=location_of(find_trainer(options.trainer)) if options.trainer else None,
+        trainer=trainer,
         limits=Limits(total_bytes=int(options.max_size * 1e9)),
     )
     print("Imported. To segment a folder of scans:")
     for model in models:
         checkpoint = "" if "final" in model.checkpoints else f" -chk {model.checkpoints[0]}"
-        print(f"fw_predict -i IMAGES -o SEGMENTATIONS -m {model.folder}{checkpoint}")
+        code = f" -tr {trainer}" if trainer is not None and names_a_file(trainer) else ""
+        print(f"fw_predict -i IMAGES -o SEGMENTATIONS -m {model.folder}{checkpoint}{code}")
     return DONE
 
 

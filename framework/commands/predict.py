@@ -8,7 +8,15 @@ import signal
 import sys
 import time
 
-from framework.commands.common import DONE, INTERRUPTED, REQUEUE, WRONG_INPUT, run_command
+from framework.commands.common import (
+    DONE,
+    INTERRUPTED,
+    REQUEUE,
+    WRONG_INPUT,
+    add_code_argument,
+    run_command,
+    vouch_for_code,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,8 +84,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-c", "--configuration", metavar="CONFIG", help="configuration, with -d")
     parser.add_argument(
-        "-tr", "--trainer", metavar="T", help="trainer, with -d (default: SegmentationTrainer, or the only one trained)"
+        "-tr",
+        "--trainer",
+        metavar="T",
+        help="trainer, with -d (default: SegmentationTrainer, or the only one trained); FILE.py:Class where a network "
+        "needs your code",
     )
+    add_code_argument(parser)
     parser.add_argument(
         "-p", "--plans", metavar="P", help="plans, with -d (default: nnUNetPlans, or the only ones trained)"
     )
@@ -155,6 +168,7 @@ def _predict(options: argparse.Namespace) -> int:
     from framework.stop_signal import StopSignal
 
     started = time.monotonic()
+    vouch_for_code(options)
     how = PredictionOptions(
         save_probabilities=options.save_probabilities,
         draw_picture=draw_case if options.pictures else None,

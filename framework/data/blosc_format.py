@@ -92,6 +92,7 @@ def open_packed(path: Path | str, num_threads: int = 1) -> Any:
     """
     import blosc2
 
+    _refuse_programs(Path(path))
     try:
         array = blosc2.open(str(path), mode="r", mmap_mode=_mmap_mode(), dparams={"nthreads": num_threads})
     except (RuntimeError, ValueError) as error:
@@ -99,6 +100,20 @@ def open_packed(path: Path | str, num_threads: int = 1) -> Any:
     if not isinstance(array, blosc2.NDArray):
         raise OSError(f"it holds a {type(array).__name__}, expected an array")
     return array
+
+
+_PROGRAMS = (b"LazyArray", b"proxy-source", b"b2o")
+"""Names under which blosc2 keeps expressions and functions in the head of a file; older versions run them."""
+_LONGEST_HEAD = 1 << 16
+
+
+def _refuse_programs(path: Path) -> None:
+    """OSError for a file that is no array of numbers but a description of how to compute one."""
+    with open(path, "rb") as file:
+        head = file.read(_LONGEST_HEAD)
+    length = int.from_bytes(head[11:15], "big")  # behind two bytes, "b2frame" with a zero, and the type of this number
+    if length > _LONGEST_HEAD or any(name in head[:length] for name in _PROGRAMS):
+        raise OSError("it holds no array, but an expression or a function that would be run")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from framework.data import blosc_format, restricted_pickle
+from framework.data.memory import refuse_beyond_memory, refuse_impossible_size
 from framework.errors import CaseError, FoldwiseError
 from framework.files import atomic_write
 
@@ -155,12 +157,15 @@ def load_case(folder: Path, case: str, num_threads: int = 1) -> tuple[np.ndarray
     """Image (C, X, Y, Z) float32 and segmentation (1, X, Y, Z) int16, in memory."""
     try:
         if is_npz(folder, case):
+            _npz_headers(folder / f"{case}.npz", case)
             with np.load(folder / f"{case}.npz", allow_pickle=False) as arrays:
                 data, segmentation = arrays["data"], arrays["seg"]
         else:
             packed_data, packed_segmentation = open_packed_case(folder, case, num_threads)
+            for packed in (packed_data, packed_segmentation):
+                refuse_beyond_memory(math.prod(packed.shape) * packed.dtype.itemsize, f"case '{case}' in {folder}")
             data, segmentation = packed_data[...], packed_segmentation[...]
-    except (OSError, RuntimeError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, FoldwiseError):
             raise
         raise CaseError(case, f"its files in {folder} are damaged: {error}. {_AGAIN}") from error
@@ -235,8 +240,12 @@ def _npz_headers(path: Path, case: str) -> list[tuple[tuple[int, ...], int]]:
                         else np.lib.format.read_array_header_2_0
                     )
                     shape, _, dtype = read(file)
+                    stored = archive.getinfo(name).file_size
+                    if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize > stored:
+                        raise ValueError(f"{name} has the shape {shape}, but {stored} bytes")
+                    refuse_impossible_size(stored, path)
                     headers.append((tuple(shape), dtype.itemsize))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise CaseError(case, f"{path} cannot be read: {error}. {_AGAIN}") from error
     return headers
 

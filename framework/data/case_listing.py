@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import DatasetError
+from framework.file_names import why_no_file_name
+from framework.validation import shown
 
 _NUM_NAMED = 8
 """How many cases a message names before it only counts the rest."""
@@ -190,12 +192,15 @@ def listed_cases(folder: Path, listing: Any, problems: list[ListingProblem]) -> 
     missing: list[str] = []
     lacking: list[str] = []
     for name, entry in listing.items():
+        if reason := why_no_file_name(name):
+            problems.append(ListingProblem("dataset-list", f"'dataset' has a case {shown(name)}, which {reason}."))
+            continue
         images = entry.get("images") if isinstance(entry, Mapping) else None
         label = entry.get("label") if isinstance(entry, Mapping) else None
         if not (
             isinstance(images, list) and images and all(isinstance(i, str) for i in images) and isinstance(label, str)
         ):
-            what = f"'dataset' entry '{name}' is {entry!r}, {form}."
+            what = f"'dataset' entry '{name}' is {shown(entry)}, {form}."
             problems.append(ListingProblem("dataset-list", what, cases=(name,)))
             continue
         paths = [_expanded(folder, text) for text in (*images, label)]

@@ -6,6 +6,7 @@ File formats live in `framework.data.readers`, comparing grids in `framework.dat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,9 +68,12 @@ def read_channels(paths: Sequence[Path | str], reader: str | None = None) -> tup
     """
     files = [Path(path) for path in paths]
     read = _reader_for(files[0], reader).read
-    arrays, properties = zip(*(read(file) for file in files))
+    try:
+        arrays, properties = zip(*(read(file) for file in files))
+    except MemoryError:
+        raise FoldwiseError(f"{files[0]} does not fit into the memory with what is there already.") from None
     for file, array, own in zip(files, arrays, properties):
-        _refuse_empty(array, file)
+        _refuse_impossible(array, own, file)
         if file != files[0]:
             check_grid(file, array.shape[1:], own, files[0], arrays[0].shape[1:], properties[0], "channels")
     return [channel for array in arrays for channel in array], properties[0]
@@ -94,7 +98,7 @@ def read_segmentation(path: Path | str, reader: str | None = None) -> tuple[np.n
     array, properties = _reader_for(path, reader).read_label(path)
     if len(array) != 1:
         raise FoldwiseError(f"{path} has {len(array)} channels, but a label image has one value in every voxel.")
-    _refuse_empty(array, path)
+    _refuse_impossible(array, properties, path)
     return integer_labels(array, path), properties
 
 
@@ -185,6 +189,12 @@ def _reader_for(path: Path, name: str | None) -> ImageReader:
     return reader_by_name(name) if name is not None else reader_for_file(path)
 
 
-def _refuse_empty(array: np.ndarray, path: Path) -> None:
+def _refuse_impossible(array: np.ndarray, properties: Properties, path: Path) -> None:
+    """FoldwiseError for an image without voxels, or with voxels that have no size."""
     if array.size == 0:
         raise FoldwiseError(f"{path} holds no voxels (its shape is {array.shape[1:]}). Export it again.")
+    if not all(math.isfinite(length) and length > 0 for length in properties["spacing"]):
+        raise FoldwiseError(
+            f"{path} says that its voxels measure {tuple(properties['spacing'])} mm; expected lengths above 0. Correct "
+            "its header, or export it again."
+        )

@@ -9,6 +9,7 @@ from typing import Any
 
 from framework.data.case_listing import ListingProblem, RawCase
 from framework.errors import DatasetError
+from framework.file_names import why_no_file_name
 from framework.files import read_json
 
 Found = tuple[dict[str, RawCase], list[ListingProblem]]
@@ -57,7 +58,7 @@ def read_file_list(path: Path, file_ending: str, num_channels: int) -> Found:
         problems: list[ListingProblem] = []
         for name, value in content.items():
             files = [folder / text for text in _texts(value, path)]
-            if "/" in name or "\\" in name or name.startswith("."):
+            if why_no_file_name(name) or name.startswith("."):
                 raise DatasetError(f"{path}: '{name}' cannot be the name of a case, which becomes a file name.")
             cases[name] = RawCase(name, tuple(files))
             problems += _absent(name, files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from framework.data import nifti, tiff
+from framework.data.memory import refuse_impossible_size
 from framework.errors import FoldwiseError
 
 _ONE_FILE = {".mhd": ".mha", ".nhdr": ".nrrd"}
@@ -31,16 +33,18 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
     is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     voxels = nifti.checked_voxels(path) if is_nifti else None
     _refuse_truncated_gipl(path)
+    _refuse_other_files(path)
     # Without a name, all of ITK's readers in turn would look into the file first.
     image_io = "NiftiImageIO" if is_nifti else ""
     try:
-        if voxels is not None:
-            reader = SimpleITK.ImageFileReader()
-            reader.SetImageIO(image_io)
-            reader.SetFileName(str(path))
-            reader.ReadImageInformation()
-            if reader.GetNumberOfComponents() == 1 and math.prod(reader.GetSize()) == voxels.size:
-                return voxels.reshape(reader.GetSize()[::-1]), geometry_of(reader), 1
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO(image_io)
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        _refuse_beyond_memory(path, reader)
+        size = reader.GetSize()
+        if voxels is not None and reader.GetNumberOfComponents() == 1 and math.prod(size) == voxels.size:
+            return voxels.reshape(size[::-1]), geometry_of(reader), 1
         image = SimpleITK.ReadImage(str(path), imageIO=image_io)
     except RuntimeError as error:
         raise FoldwiseError(_reason(path, error)) from error
@@ -87,7 +91,20 @@ def _read_with_pillow(path: Path) -> tuple[np.ndarray, int]:
     try:
         with Image.open(path) as image:
             array = np.asarray(image.convert("RGB") if image.mode == "P" else image)
-    except (OSError, Image.DecompressionBombError) as error:
+    # Pillow's decoders raise all of these for damaged files.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise FoldwiseError(f"{path} cannot be read, it may be truncated or damaged: {error}.") from error
     array = array.astype(np.uint8) if array.dtype == bool else array
     return array, 1 if array.ndim == 2 else array.shape[-1]
@@ -155,6 +172,35 @@ def _refuse_truncated_gipl(path: Path) -> None:
         raise FoldwiseError(
             f"{path} is truncated: its header announces {announced} bytes, it holds {path.stat().st_size}. "
             "Copy or export it again."
+        )
+
+
+def _refuse_beyond_memory(path: Path, reader: Any) -> None:
+    """ITK takes the memory that a header announces before it looks for the voxels."""
+    import SimpleITK
+
+    bits = 64 if "64" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()) else 32
+    refuse_impossible_size(math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * bits // 8, path)
+
+
+_ITS_DATA = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file\s*:)\s*([^\r\n]*)", re.MULTILINE | re.IGNORECASE)
+_LONGEST_TEXT_HEADER = 1 << 20
+
+
+def _refuse_other_files(path: Path) -> None:
+    """FoldwiseError for a MetaImage or NRRD header that takes its voxels from a file elsewhere."""
+    if not path.name.lower().endswith((".mha", ".mhd", ".nrrd", ".nhdr")):
+        return
+    with open(path, "rb") as file:
+        header = file.read(_LONGEST_TEXT_HEADER)
+    if header.startswith(b"NRRD"):
+        header = re.split(rb"\r?\n\r?\n", header, maxsplit=1)[0]
+    found = _ITS_DATA.search(header)
+    name = found[1].strip() if found else b""
+    if b"/" in name or b"\\" in name or name.upper().startswith(b"LIST") or b"%" in name:
+        raise FoldwiseError(
+            f"{path} takes its voxels from {name[:200]!r}. Only a file beside it is read: move the files into one "
+            "folder, or save the image as one file."
         )
 
 

@@ -14,6 +14,9 @@ from framework.errors import DatasetError
 LabelKey = int | tuple[int, ...]
 """One label, or the labels that a region unites."""
 
+LARGEST_LABEL = 2**15 - 1
+"""Preprocessed segmentations are int16."""
+
 _Scores = TypeVar("_Scores")  # a numpy array or a torch tensor; both are indexed and compared alike
 
 _EXAMPLE = '"labels": {"background": 0, "liver": 1, "tumour": 2}'
@@ -39,6 +42,8 @@ class Labels:
         Raises:
             DatasetError: lists every mistake found, each with the value and what would be right.
         """
+        if not isinstance(dataset_json, Mapping):
+            raise DatasetError(f"{source}: expected an object {{...}}, found {type(dataset_json).__name__}.")
         problems: list[str] = []
         names = _read_names(dataset_json.get("labels"), problems)
         order = _read_order(dataset_json.get("regions_class_order"), problems)
@@ -179,6 +184,9 @@ def _contradictions(labels: Labels) -> list[str]:
     negative = [f"'{name}'" for name, value in labels.names.items() if min(_values(value)) < 0]
     if negative:
         problems.append(f"{', '.join(negative)} has a negative value; label values start at 0.")
+    large = [f"'{name}'" for name, value in labels.names.items() if max(_values(value)) > LARGEST_LABEL]
+    if large:
+        problems.append(f"{', '.join(large)} has a value above {LARGEST_LABEL}, the largest that is stored; renumber.")
     if problems:
         return problems
 

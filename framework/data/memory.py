@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from framework.errors import FoldwiseError
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
@@ -28,6 +30,44 @@ def available_memory() -> int:
     return available
 
 
+_LARGEST_RATIO = 3000
+"""Unpacked bytes for one in a file; deflate, which all image formats use, ends at 1032, LZW below 3000."""
+_ALWAYS_FINE = 256 << 20
+
+
+def refuse_impossible_size(num_bytes: int, path: Path) -> None:
+    """Refuse an image whose header announces more than its file can hold, or than there is memory for.
+
+    Raises:
+        FoldwiseError: says how much it is.
+    """
+    stored = path.stat().st_size
+    if num_bytes > _ALWAYS_FINE + _LARGEST_RATIO * stored:
+        raise FoldwiseError(
+            f"{path} is truncated or damaged: its header announces {readable_size(num_bytes)}, more than its "
+            f"{readable_size(stored)} can hold. Copy or export it again."
+        )
+    refuse_beyond_memory(num_bytes, str(path))
+
+
+def refuse_beyond_memory(num_bytes: int, what: str) -> None:
+    """Refuse what a file announces before the system ends the program for it.
+
+    Args:
+        num_bytes: that would be needed at once.
+        what: begins the message, such as the path of a file.
+
+    Raises:
+        FoldwiseError: this machine does not have them.
+    """
+    available = available_memory()
+    if num_bytes > available > 0:
+        raise FoldwiseError(
+            f"{what} would take {readable_size(num_bytes)} of memory; {readable_size(available)} are free. If its size "
+            "is right, use a machine with more memory; if not, the file is damaged: copy or export it again."
+        )
+
+
 def free_disk_space(folder: Path | str) -> int:
     """Bytes free for this user on the disk of `folder`; 0 where it cannot be written."""
     if not os.access(folder, os.W_OK):
@@ -39,6 +79,8 @@ def readable_size(num_bytes: int) -> str:
     """``1.5 GiB``"""
     units = ("bytes", "KiB", "MiB", "GiB", "TiB")
     power = min(len(units) - 1, max(0, num_bytes.bit_length() - 1) // 10)
+    if num_bytes >= 1 << 60:
+        return "more than a million TiB"
     return f"{num_bytes / 1024**power:.{1 if power else 0}f} {units[power]}"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from framework.data.memory import refuse_impossible_size
 from framework.errors import FoldwiseError
 
 _FLOAT_TYPES = {16: "f4", 64: "f8"}  # NIfTI's codes for data types
@@ -73,7 +74,7 @@ def read(path: Path) -> tuple[np.ndarray, Header]:
             f"{path} has voxels of NIfTI type {header.data_type}, which are no plain numbers (colours, for example). "
             "Save it with integer or floating-point voxels."
         )
-    content = _content(path)[header.offset : header.file_size]
+    content = _content(path, header.file_size)[header.offset : header.file_size]
     stored = np.frombuffer(content, header.byte_order + _TYPES[header.data_type]).reshape(header.shape, order="F")
     array = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     if math.isfinite(header.slope) and header.slope != 0 and (header.slope, header.intercept) != (1, 0):
@@ -83,7 +84,7 @@ def read(path: Path) -> tuple[np.ndarray, Header]:
 
 def split_volumes(path: Path, header: Header) -> Iterator[bytes]:
     """The 3D volumes of a 4D file, each as a complete file: not a bit of its voxels or of its place changes."""
-    content = _content(path)
+    content = _content(path, header.file_size)
     start = bytearray(content[: header.offset])
     # The number of dimensions, and the length of all above the third.
     where, word = (40, "h") if header.real == "f" else (16, "q")
@@ -132,7 +133,7 @@ def checked_voxels(path: Path) -> np.ndarray | None:
     header = refuse_truncated(path)
     if header is None or header.data_type not in _FLOAT_TYPES:
         return None
-    content = _content(path)[header.offset : header.file_size]
+    content = _content(path, header.file_size)[header.offset : header.file_size]
     voxels = np.frombuffer(content, header.byte_order + _FLOAT_TYPES[header.data_type])
     if len(voxels) < header.num_voxels:
         raise _truncated(path, header.file_size, header.offset + len(content))
@@ -150,6 +151,7 @@ def refuse_truncated(path: Path) -> Header | None:
             header = _parse(file.read(540))
         if header is None:
             return None
+        _refuse_impossible(path, header)
         if compressed:
             # The last four bytes of a gzip file state the length of its content. Where they do not fit
             # (truncated, or several streams in a row), only unpacking all of it tells.
@@ -157,7 +159,7 @@ def refuse_truncated(path: Path) -> Header | None:
                 file.seek(-4, 2)
                 stated = struct.unpack("<I", file.read(4))[0]
             fits = stated == header.file_size & 0xFFFFFFFF
-            available = header.file_size if fits else _unpacked_size(path)
+            available = header.file_size if fits else _unpacked_size(path, header.file_size)
         else:
             available = path.stat().st_size
     except (OSError, EOFError, zlib.error, struct.error) as error:
@@ -193,7 +195,7 @@ def _parse(start: bytes) -> Header | None:
         num_axes = dimensions[0]
         return Header(
             byte_order=order,
-            offset=int(offset),
+            offset=int(offset) if math.isfinite(offset) else -1,
             # Some programs write 0 for the length of an axis of time that is not there.
             shape=tuple(max(0 if axis < 3 else 1, length) for axis, length in enumerate(dimensions[1 : 1 + num_axes])),
             bits_per_voxel=bits,
@@ -215,17 +217,55 @@ def _is_compressed(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def _content(path: Path) -> bytes:
+def _refuse_impossible(path: Path, header: Header) -> None:
+    """FoldwiseError for a header that describes no image."""
+    wrong = ""
+    if any(length < 0 for length in header.shape):
+        wrong = f"lengths {header.shape}"
+    elif header.data_type in _TYPES and header.bits_per_voxel != np.dtype(_TYPES[header.data_type]).itemsize * 8:
+        wrong = f"voxels of type {header.data_type} with {header.bits_per_voxel} bits"
+    elif not _SHORTEST[header.real] <= header.offset <= _LONGEST_HEADER:
+        wrong = f"voxels that begin at byte {header.offset}"
+    if wrong:
+        raise FoldwiseError(f"{path} has a damaged header: it announces {wrong}. Copy or export it again.")
+
+
+_SHORTEST = {"f": 348, "d": 540}
+_LONGEST_HEADER = 1 << 30
+
+
+def _content(path: Path, wanted: int) -> bytes:
+    """The first `wanted` bytes of the file, unpacked, or fewer if it is shorter."""
+    refuse_impossible_size(wanted, path)
     try:
-        return gzip.decompress(path.read_bytes()) if _is_compressed(path) else path.read_bytes()
+        if not _is_compressed(path):
+            with open(path, "rb") as file:
+                return file.read(wanted)
+        packed = path.read_bytes()
+        # One byte more than wanted, so that the end of the stream is reached, where its checksum is compared.
+        content = b""
+        while packed and len(content) <= wanted:
+            stream = zlib.decompressobj(wbits=31)
+            part = stream.decompress(packed, wanted + 1 - len(content))
+            content = content + part if content else part
+            if not stream.eof and len(content) <= wanted:
+                raise EOFError("the compressed data end too early")
+            packed = stream.unused_data.lstrip(b"\0")
+            if not packed.startswith(_GZIP):
+                break  # bytes behind the end, which gzip passes over
+        return content[:wanted]
     except (OSError, EOFError, zlib.error) as error:
         raise FoldwiseError(f"{path} is truncated or damaged ({error}). Copy or export it again.") from error
 
 
-def _unpacked_size(path: Path) -> int:
+_GZIP = b"\x1f\x8b"
+
+
+def _unpacked_size(path: Path, wanted: int) -> int:
+    """Bytes that are in a compressed file; counting ends at `wanted`."""
     total = 0
     with gzip.open(path) as file:
-        while block := file.read(1 << 22):
+        while total < wanted and (block := file.read(1 << 22)):
             total += len(block)
     return total
 

@@ -21,7 +21,9 @@ from framework.data.case_listing import (
 from framework.data.image_io import reader_name_for
 from framework.data.labels import Labels
 from framework.errors import DatasetError
+from framework.file_names import is_file_ending
 from framework.files import read_json
+from framework.validation import shown
 
 __all__ = [
     "ListingProblem",
@@ -204,9 +206,9 @@ def _label_code(message: str) -> str:
 
 def _read_file_ending(dataset_json: Mapping[str, Any], source: Path, problems: list[ListingProblem]) -> str:
     ending = dataset_json.get("file_ending")
-    if isinstance(ending, str) and ending.startswith(".") and len(ending) > 1:
-        return ending
-    state = "missing" if ending is None else repr(ending)
+    if is_file_ending(ending):
+        return str(ending)
+    state = "missing" if ending is None else shown(ending)
     expected = 'expected the ending of all images and label images, such as ".nii.gz"'
     problems.append(ListingProblem("file-ending", f"{source}: 'file_ending' is {state}, {expected}."))
     return ""

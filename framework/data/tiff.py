@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from framework.data.memory import refuse_impossible_size
 from framework.data.tiff_tags import Page, TiffError, read_pages
 from framework.errors import FoldwiseError
 
@@ -42,11 +43,12 @@ def read(path: Path) -> tuple[np.ndarray, int]:
         first = pages[0]
         # Other sizes are thumbnails and levels of a pyramid.
         pages = [page for page in pages if page.layout == first.layout]
+        refuse_impossible_size(len(pages) * _padded_size(first) * max(first.bits, 8) // 8, path)
         if _can_decode(first):
             array = _decode(content, pages)
         else:
             array = _read_with_itk(path, len(pages), first)
-    except (TiffError, struct.error, zlib.error, ValueError, IndexError) as error:
+    except (TiffError, struct.error, zlib.error, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, FoldwiseError):
             raise
         raise FoldwiseError(f"{path} cannot be read, it may be truncated or damaged: {error}.") from error
@@ -101,6 +103,14 @@ def write(path: Path, array: np.ndarray) -> None:
             link = end
 
 
+def _padded_size(page: Page) -> int:
+    """Values of a page in whole strips or tiles."""
+    height, width = page.segment
+    if height < 1 or width < 1:
+        raise TiffError(f"it is stored in parts of {height} rows and {width} columns")
+    return -(-page.length // height) * height * -(-page.width // width) * width * page.samples
+
+
 def _can_decode(page: Page) -> bool:
     return (
         page.compression in _DECODED
@@ -130,7 +140,13 @@ def _stated_shape(page: Page, num_pages: int) -> tuple[int, ...] | None:
     """The shape that the writing program put into the description: tifffile, ImageJ or OME."""
     text = page.description
     if text.startswith('{"shape":'):
-        return tuple(int(length) for length in json.loads(text)["shape"])
+        try:
+            shape = json.loads(text)["shape"]
+        except RecursionError:
+            raise TiffError("its description cannot be read") from None
+        if not isinstance(shape, list) or not all(type(length) is int and length > 0 for length in shape):
+            raise TiffError(f"its description says that its shape is {shape!r:.100}")
+        return tuple(shape)
     if text.startswith("ImageJ="):
         found = dict(re.findall(r"^(images|frames|slices|channels)=(\d+)", text, re.MULTILINE))
         counts = [int(found.get(name, 1)) for name in ("frames", "slices", "channels")]
@@ -154,19 +170,21 @@ def _decode_page(content: bytes, page: Page) -> np.ndarray:
     down, across = -(-page.length // height), -(-page.width // width)
     planes, samples = (page.samples, 1) if page.planar else (1, page.samples)
     kind = np.dtype(page.byte_order + page.kind)
+    needed = planes * down * across
+    if min(len(page.offsets), len(page.counts)) < needed:
+        raise TiffError(f"{len(page.offsets)} parts of the image are listed, {needed} are needed")
     array = np.zeros((planes, down * height, across * width, samples), kind.newbyteorder("="))
     places = [(plane, row, column) for plane in range(planes) for row in range(down) for column in range(across)]
-    if len(page.offsets) < len(places) or len(page.counts) < len(places):
-        raise TiffError(f"{len(page.offsets)} parts of the image are listed, {len(places)} are needed")
     for (plane, row, column), offset, count in zip(places, page.offsets, page.counts):
         if count == 0:
             continue  # left out by the writer: zeros
         packed = content[offset : offset + count]
         if len(packed) < count:
             raise TiffError("it ends before its last voxel")
-        raw = packed if page.compression == _UNCOMPRESSED else zlib.decompress(packed)
         # The last strip may be short; tiles are always whole.
         rows = height if page.tiled else min(height, page.length - row * height)
+        most = rows * width * samples * max(kind.itemsize, 1)
+        raw = packed if page.compression == _UNCOMPRESSED else zlib.decompressobj().decompress(packed, most)
         block = _unpacked(raw, rows, width, samples, page.bits, kind)
         if page.predictor == 2:
             block = np.cumsum(block, axis=1, dtype=block.dtype)

@@ -12,7 +12,7 @@ from framework.data.labels import LabelKey, Labels
 from framework.data.value_counts import count_values
 from framework.errors import CaseError, DatasetError, FoldwiseError, UnknownNameError
 from framework.evaluation.metrics_table import label_text
-from framework.files import read_json
+from framework.files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ScoredLabels:
 
 def labels_of_dataset(path: Path) -> ScoredLabels:
     """The foreground labels, or the regions, of a dataset.json."""
-    dataset_json = read_json(path, error_type=DatasetError)
+    dataset_json = read_json_object(path, error_type=DatasetError)
     labels = Labels.from_dataset_json(dataset_json, path)
     ending, reader = dataset_json.get("file_ending"), dataset_json.get("overwrite_image_reader_writer")
     return ScoredLabels(

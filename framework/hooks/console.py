@@ -66,18 +66,18 @@ class Console(Hook):
         row = trainer.history.rows[-1]
         width = len(str(trainer.settings.num_epochs))
         parts = [f"epoch {trainer.progress.epochs_completed:>{width}}/{trainer.settings.num_epochs}"]
-        for label, column in (
-            ("train", "train_loss"),
-            ("val", "val_loss"),
-            ("Dice", "mean_fg_dice"),
-            ("EMA", "ema_fg_dice"),
+        for label, column, form in (
+            ("train", "train_loss", ".4f"),
+            ("val", "val_loss", ".4f"),
+            ("Dice", "mean_fg_dice", ".4f"),
+            ("EMA", "ema_fg_dice", ".4f"),
+            ("lr", "lr", ".2e"),
         ):
             if row.get(column) is not None:
-                parts.append(f"{label} {row[column]:.4f}")
-        parts.append(f"lr {row['lr']:.2e}")
+                parts.append(f"{label} {row[column]:{form}}")
         if row.get("skipped_updates"):
             parts.append(f"{row['skipped_updates']} updates skipped (NaN or Inf)")
-        parts.append(f"{row.get('seconds', 0.0):.1f} s")
+        parts.append(f"{row.get('seconds') or 0.0:.1f} s")
         if trainer.progress.epochs_completed < trainer.settings.num_epochs and not trainer.stop_reason:
             parts.append(f"{self._remaining(trainer)} left")
         return "  ".join(parts)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from framework.base_trainer import BaseTrainer
 
 _MEMORY_EPOCHS = 10
+_STATE = ("num_good", "bad_epochs", "mean", "deviation", "best")
 
 
 class DivergenceDetector(Hook):
@@ -81,11 +82,10 @@ class DivergenceDetector(Hook):
         return self.best + self.deviations * self.deviation
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("num_good", "bad_epochs", "mean", "deviation", "best")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update({name: state[name] for name in _STATE})
 
     def _is_good(self, value: float) -> bool:
         return math.isfinite(value) and value <= self.limit

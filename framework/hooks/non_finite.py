@@ -124,8 +124,8 @@ class NonFiniteRecord(Hook):
         return {"steps": self._steps, "skipped_by_scaling": self._skipped_by_scaling}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._steps = list(state["steps"])
-        self._skipped_by_scaling = list(state["skipped_by_scaling"])
+        self._steps = [dict(step) for step in state["steps"]]
+        self._skipped_by_scaling = [dict(line) for line in state["skipped_by_scaling"]]
 
     def _training_lines(self, trainer: BaseTrainer, outputs: list[dict[str, Any]]) -> tuple[list[Line], list[Line]]:
         """Of the epoch's steps so far: the faults, and those in the last run of updates that loss scaling skipped."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from framework.errors import CheckpointError, FoldwiseError
 from framework.experiment import Experiment
 from framework.extensions import find_trainer
 from framework.inference.network_for_inference import prepared_for_inference
+from framework.named_code import why_not_run
 from framework.networks.nnunet_names import from_nnunet_state
 
 _NUM_NAMED = 3
+_PLAIN = "SegmentationTrainer"
 
 
 def load_fold_network(
@@ -29,12 +32,11 @@ def load_fold_network(
             those of the network that the trainer builds; names the first that differ.
     """
     state = load_checkpoint(checkpoint)
-    # A run of ours names its trainer class, whose network may differ from what the plans describe.
-    location = state.get("foldwise", {}).get("trainer", "SegmentationTrainer")
+    location = _trainer_of(state)
     # Hooks act on a training; building them would run code that a stranger's plans name.
     settings = replace(experiment.settings, hooks=[])
     try:
-        trainer = find_trainer(location)(settings, experiment=experiment, device="cpu")
+        trainer = find_trainer(location, named_by=checkpoint)(settings, experiment=experiment, device="cpu")
     except FoldwiseError as error:
         raise CheckpointError(f"{checkpoint} was written by the trainer {location}: {error}") from error
     network = trainer.build_network()
@@ -50,6 +52,16 @@ def load_fold_network(
     axes = tuple(state.get("inference_allowed_mirroring_axes") or ())
     del state, weights  # the optimizer's state is twice as large as the network
     return prepared_for_inference(network, device), axes
+
+
+def _trainer_of(state: Mapping[str, Any]) -> str:
+    """The trainer class that builds the network."""
+    # A run of ours names its trainer class, whose network may differ from what the plans describe.
+    location = state.get("foldwise", {}).get("trainer", _PLAIN)
+    # Where the network is the plans' own, no code of a stranger's is needed.
+    if state.get("trainer_name") == "nnUNetTrainer" and why_not_run(location) is not None:
+        return _PLAIN
+    return str(location)
 
 
 def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 
 from framework.data.labels import Labels
 from framework.data.raw_dataset import read_channel_names
-from framework.errors import CheckpointError, FoldwiseError
+from framework.errors import CheckpointError, DatasetError, FoldwiseError
 from framework.experiment import Experiment
+from framework.file_names import is_file_ending
 from framework.plans import Configuration, Plans
 from framework.roots import trained_dataset
+from framework.validation import shown
 
 DEFAULT_TRAINER, DEFAULT_PLANS = "SegmentationTrainer", "nnUNetPlans"
 
@@ -73,7 +75,12 @@ class TrainedModel:
 
     @property
     def file_ending(self) -> str:
-        return self.dataset_json["file_ending"]
+        ending = self.dataset_json.get("file_ending")
+        if not is_file_ending(ending):
+            raise DatasetError(
+                f"{self.folder / 'dataset.json'}: 'file_ending' is {shown(ending)}, expected one such as .nii.gz."
+            )
+        return str(ending)
 
     @cached_property
     def labels(self) -> Labels:

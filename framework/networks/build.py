@@ -7,10 +7,14 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
-from framework.errors import PlansError, did_you_mean
+from framework.errors import FoldwiseError, PlansError, did_you_mean
+from framework.extensions import find_class
+from framework.named_code import names_a_file, why_not_run
 from framework.networks.unet import PlainConvUNet, ResidualEncoderUNet
+from framework.validation import shown
 
 OWN_NETWORKS: dict[str, type[nn.Module]] = {
     network.__name__: network for network in (PlainConvUNet, ResidualEncoderUNet)
@@ -44,8 +48,9 @@ def build_network(
 
     Args:
         architecture: class name, constructor arguments, and which of these name a class to import. The
-            class is one of `OWN_NETWORKS`, or any `nn.Module` on the import path, as "package.module.Class"
-            or "package.module:Class". Its constructor takes the number of channels as `input_channels` and
+            class is one of `OWN_NETWORKS`, or any `nn.Module` of an installed package, as "package.module.Class"
+            or "package.module:Class", or of code that the user named, also as "file.py:Class" (see
+            `framework.named_code`). Its constructor takes the number of channels as `input_channels` and
             `num_classes`, or as `in_channels` and `out_channels`.
         num_input_channels: C.
         num_output_channels: K, heads of the network.
@@ -78,18 +83,32 @@ def build_network(
     if unknown:
         hints = "".join(f" '{key}' is not one of them.{did_you_mean(key, accepted)}" for key in unknown)
         raise PlansError(f"architecture: the network '{name}' takes {', '.join(accepted)}.{hints}")
-    if network_class in OWN_NETWORKS.values() and arguments.get("n_stages") == 1:
-        raise PlansError(
-            "architecture: a U-Net needs two stages at least, the plans have n_stages 1. Images with fewer than "
-            "8 voxels along every axis leave nothing to pool."
-        )
+    if network_class in OWN_NETWORKS.values():
+        if arguments.get("n_stages") == 1:
+            raise PlansError(
+                "architecture: a U-Net needs two stages at least, the plans have n_stages 1. Images with fewer than "
+                "8 voxels along every axis leave nothing to pool."
+            )
+        _refuse_beyond_limits(arguments)
     try:
+        if network_class in OWN_NETWORKS.values():
+            _refuse_huge(network_class, arguments)
         network = network_class(**arguments)
     except PlansError:
         raise
-    except (TypeError, ValueError, AssertionError) as error:
+    # What constructors, of ours and of others, object to numbers and types with.
+    except (
+        TypeError,
+        ValueError,
+        AssertionError,
+        RuntimeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise PlansError(
-            f"architecture: the network '{name}' could not be built: {error}. Correct arch_kwargs in the "
+            f"architecture: the network '{name}' could not be built: {error!s:.500}. Correct arch_kwargs in the "
             f"plans; its arguments are {', '.join(accepted)}."
         ) from error
     initialise = getattr(network, "initialize", None)
@@ -99,10 +118,10 @@ def build_network(
 
 
 def find_network_class(name: str) -> type[nn.Module]:
-    """One of our networks by nnU-Net's name, or any `nn.Module` class on the import path.
+    """One of our networks by nnU-Net's name, or any other `nn.Module` class that plans may name.
 
     Raises:
-        PlansError: there is no such class, or it is no `nn.Module`.
+        PlansError: there is no such class, it is no `nn.Module`, or its code is not run (see `framework.named_code`).
     """
     package, short_name = name.replace(":", ".").split(".")[0], name.replace(":", ".").split(".")[-1]
     if package in (_NNUNET_PACKAGE, short_name):
@@ -120,8 +139,16 @@ def _import_module_class(path: Any, where: str) -> type[nn.Module]:
     """The `nn.Module` class at a dotted path. Nothing else can be named: plans must not call any function."""
     if isinstance(path, type) and issubclass(path, nn.Module):
         return path
+    if isinstance(path, str) and names_a_file(path):
+        try:
+            return find_class(path, base=nn.Module, kind="network", table={}, named_by=where)
+        except FoldwiseError as error:
+            raise PlansError(str(error)) from error
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.replace(":", ".").split(".")):
-        raise PlansError(f"{where}: {path!r} does not name a class. Write it as package.module.Class.")
+        raise PlansError(f"{where}: {path!r:.200} does not name a class. Write it as package.module.Class.")
+    reason = why_not_run(path) if "." in path or ":" in path else None
+    if reason is not None:
+        raise PlansError(f"{where}: {reason}")
     module_name, _, class_name = path.replace(":", ".").rpartition(".")
     found = None
     if module_name:
@@ -136,6 +163,47 @@ def _import_module_class(path: Any, where: str) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise PlansError(f"{where}: '{path}' is no torch.nn.Module class, so it cannot be part of a network.")
     return found
+
+
+_LIMITS = {
+    "n_stages": 30,
+    "features_per_stage": 1 << 16,
+    "stem_channels": 1 << 16,
+    "kernel_sizes": 1000,
+    "strides": 1000,
+    "n_conv_per_stage": 100,
+    "n_blocks_per_stage": 100,
+    "n_conv_per_stage_decoder": 100,
+}
+"""Largest number in these arguments of our networks; far above anything that was ever trained."""
+_LARGEST_WEIGHTS = 8 << 30
+"""Bytes of one network; the largest plans of nnU-Net have half a GiB."""
+
+
+def _refuse_beyond_limits(arguments: Mapping[str, Any]) -> None:
+    for key, most in _LIMITS.items():
+        numbers = arguments.get(key)
+        for _ in range(2):  # one number, one for each stage, or one for each axis of each stage
+            if isinstance(numbers, (list, tuple)):
+                numbers = [n for each in numbers for n in (each if isinstance(each, (list, tuple)) else [each])]
+        for number in numbers if isinstance(numbers, list) else [numbers]:
+            right = type(number) is int and 1 <= number <= most
+            if not right and not (number is None and key not in ("n_stages", "features_per_stage")):
+                raise PlansError(
+                    f"architecture: {key} is {shown(arguments.get(key))}, expected whole numbers from 1 to {most}. "
+                    "Correct arch_kwargs in the plans."
+                )
+
+
+def _refuse_huge(network_class: type[nn.Module], arguments: Mapping[str, Any]) -> None:
+    with torch.device("meta"):  # shapes only
+        network = network_class(**arguments)
+    size = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    if size > _LARGEST_WEIGHTS:
+        raise PlansError(
+            f"architecture: the network would have {size >> 20} MiB of weights, at most {_LARGEST_WEIGHTS >> 20} are "
+            "built. Correct arch_kwargs in the plans."
+        )
 
 
 def _accepted_arguments(network_class: type[nn.Module]) -> tuple[list[str], bool]:

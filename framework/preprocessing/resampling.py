@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from framework.data.memory import refuse_beyond_memory
 from framework.errors import PlansError
 from framework.preprocessing.label_resampling import nearest_index, resize_labels
 
@@ -26,14 +27,22 @@ _BLOCK_ROWS = 64
 _FEWEST_ROWS = 8
 _VOXELS_AT_ONCE = 1 << 22
 _LARGEST_FLOAT32_VALUE = 64.0
+_ENDLESS = 1e15  # voxels; spacings that are off by many orders of magnitude
+_SMALL = 1 << 28  # voxels that need no look at the memory
 
 
 def new_shape(shape: Sequence[int], spacing: Sequence[float], target_spacing: Sequence[float]) -> tuple[int, ...]:
-    """Shape after resampling from one spacing (mm) to another; at least one voxel is left of every axis."""
-    return tuple(
-        max(1, round(float(old / new * length)))
-        for length, old, new in zip(shape, spacing, target_spacing, strict=True)
-    )
+    """Shape after resampling from one spacing (mm) to another; at least one voxel is left of every axis.
+
+    Raises:
+        FoldwiseError: the result would not fit into the memory.
+    """
+    lengths = [float(old / new * length) for length, old, new in zip(shape, spacing, target_spacing, strict=True)]
+    resampled = tuple(max(1, round(min(length, _ENDLESS))) for length in lengths)
+    what = f"resampling from {list(shape)} voxels of {list(spacing)} mm to {list(target_spacing)} mm"
+    if prod(resampled) > _SMALL:
+        refuse_beyond_memory(prod(resampled) * 4, what)
+    return resampled
 
 
 def lowres_axis(

@@ -82,10 +82,17 @@ def read_splits(dataset: str) -> list[Split]:
     if not (
         isinstance(splits, list)
         and splits
-        and all(isinstance(split, dict) and {"train", "val"} <= split.keys() for split in splits)
+        and all(
+            isinstance(split, dict) and all(_are_names(split.get(part)) for part in ("train", "val"))
+            for split in splits
+        )
     ):
         raise DatasetError(f'{path}: expected [{{"train": [names], "val": [names]}}, ...], one entry for each fold.')
     return splits
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def folds_of_cases(splits: Sequence[Split], folds: Sequence[int]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from framework.data.image_io import (
 from framework.data.labels import Labels
 from framework.errors import CaseError, DatasetError, FoldwiseError
 from framework.evaluation.scored_labels import find_dataset_json
-from framework.files import copy_if_changed, read_json, write_json
+from framework.files import copy_if_changed, read_json_object, write_json
 
 NUM_NAMED = 8
 """How many cases a message names before it only counts the rest."""
@@ -56,13 +56,13 @@ class PredictionFolder:
                 f"{place} does not exist, so nothing says what the labels in {folder} mean. Pass the dataset.json of "
                 "the model folder with -dataset_json."
             )
-        content = read_json(file, error_type=DatasetError)
+        content = read_json_object(file, error_type=DatasetError)
         plans = Path(plans_json) if plans_json is not None else file.with_name("plans.json")
         has_plans = plans_json is not None or plans.is_file()
         return cls(
             folder,
             content,
-            read_json(plans, error_type=DatasetError) if has_plans else None,
+            read_json_object(plans, error_type=DatasetError) if has_plans else None,
             Labels.from_dataset_json(content, file),
         )
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import IO
 
 import numpy as np
 
+from framework.data.memory import refuse_impossible_size
 from framework.errors import CaseError
 
 _ARRAY = "probabilities"
@@ -34,6 +36,10 @@ class ProbabilityFile:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{_ARRAY}.npy") as member:
                 self.shape, self._in_c_order, self._dtype = _header(member)
+                stored = archive.getinfo(f"{_ARRAY}.npy").file_size
+                if min(self.shape, default=1) < 0 or math.prod(self.shape) * self._dtype.itemsize > stored:
+                    raise ValueError(f"its shape is {self.shape}, its size {stored} bytes")
+                refuse_impossible_size(stored, self.path)
         except _DAMAGED as error:
             raise self._unreadable(error) from error
         if len(self.shape) != 4 or self._dtype.kind != "f":
@@ -63,7 +69,7 @@ class ProbabilityFile:
 
     def _stored_heads(self) -> Iterator[np.ndarray]:
         if not self._in_c_order:  # nobody writes this, but numpy may
-            with np.load(self.path) as archive:
+            with np.load(self.path, allow_pickle=False) as archive:
                 yield from archive[_ARRAY]
             return
         num_bytes = int(np.prod(self.shape[1:])) * self._dtype.itemsize

@@ -16,11 +16,11 @@ from framework.data.labels import Labels
 from framework.data.raw_dataset import read_channel_names
 from framework.errors import FoldwiseError
 from framework.files import atomic_write, read_json
+from framework.named_code import names_a_file
 from framework.plans import Plans
 from framework.sharing.archive import Limits, ModelArchive
 from framework.sharing.bundle_files import BundleFile, content_of, files_of_models
 from framework.sharing.card import CARD_NAME, Card, SharedModel, card_from_dict, data_terms, versions
-from framework.sharing.class_names import names_a_file
 from framework.sharing.machine_paths import without_machine_paths
 from framework.sharing.selection import ModelFolder
 from framework.sharing.weights_only import required_class, weights_only, write_weights

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from framework.errors import FoldwiseError
+from framework.files import parse_json
 from framework.sharing.archive import ArchiveError, ModelArchive
 from framework.sharing.bundle_files import INSTRUCTIONS
 from framework.sharing.card import CARD_NAME, Card, card_from_dict
@@ -143,8 +143,8 @@ def _why_unexpected(name: str) -> str | None:
 
 
 def json_value(content: bytes, source: str) -> Any:
-    """A stranger's JSON; every way in which it can be broken becomes one message."""
+    """A stranger's JSON; every way in which it can be broken becomes one message, fit for a terminal."""
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise FoldwiseError(f"{source} is not valid JSON: {printable(error, 200)}.") from None
+        return parse_json(content, source)
+    except FoldwiseError as error:
+        raise FoldwiseError(printable(error, 500)) from None

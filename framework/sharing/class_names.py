@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from importlib.metadata import packages_distributions
 from typing import Any
 
 from framework.extensions import trainer_table
+from framework.named_code import names_a_class, names_a_file, why_not_run
 
-_OWN = ("framework", "trainers", "dynamic_network_architectures")
-"""Ours, and nnU-Net's name for the networks that ours replace."""
-
-
-def names_a_file(location: str) -> bool:
-    """Whether a class location is of the form ``file.py:Class``."""
-    module = location.rpartition(":")[0] or location
-    return module.endswith(".py") or "/" in module or "\\" in module
+_NNUNET = "dynamic_network_architectures"
+"""nnU-Net's name for the networks that ours replace."""
 
 
 def why_not_usable(location: Any) -> str | None:
-    """Why the class that a bundle names is not used here; None if its package is installed. Nothing is imported."""
-    if not isinstance(location, str):
-        return f"{location!r} is no name of a class"
-    if names_a_file(location):
-        return f"'{location}' names a Python file, and code does not travel with a model"
-    if location in trainer_table():
-        return None
-    parts = location.replace(":", ".").split(".")
-    if not all(part.isidentifier() for part in parts):
-        return f"'{location}' is no name of a class"
-    # A module of the working folder is no installed package: a bundle must not start what happens to lie there.
-    if len(parts) > 1 and parts[0] not in _OWN and parts[0] not in _installed():
-        return f"the package '{parts[0]}' of '{location}' is not installed"
-    return None
+    """Why the class that a bundle names is not used here; None if its package is installed. Nothing is imported.
+
+    Stricter than `why_not_run`: what is imported by others is to work in every later process as well.
+    """
+    if isinstance(location, str):
+        if names_a_file(location):
+            return f"'{location}' names a Python file, and code does not travel with a model"
+        if location in trainer_table() or location.split(".")[0] == _NNUNET:
+            return None
+    return why_not_run(location, only_installed=True)
 
 
 def problems_in_plans(plans: dict[str, Any]) -> list[str]:
@@ -52,7 +40,7 @@ def problems_in_plans(plans: dict[str, Any]) -> list[str]:
     problems += [
         f"{place}: {reason}"
         for place, text in _text_of(plans)
-        if _names_a_class(text) and (reason := why_not_usable(text)) is not None
+        if names_a_class(text) and (reason := why_not_usable(text)) is not None
     ]
     return problems
 
@@ -74,18 +62,10 @@ def without_own_classes(plans: Any) -> Any:
     return plans
 
 
-_LOCATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*|.*\.py(:.*)?", re.DOTALL)
-"""``package.module:Class``, or a Python file."""
-
-
-def _names_a_class(text: str) -> bool:
-    return _LOCATION.fullmatch(text) is not None
-
-
 def _is_own_class(value: Any) -> bool:
     if isinstance(value, dict):
         return _is_own_class(value.get("name"))
-    return isinstance(value, str) and _names_a_class(value)
+    return isinstance(value, str) and names_a_class(value)
 
 
 def _text_of(value: Any, place: str = "") -> list[tuple[str, str]]:
@@ -99,8 +79,3 @@ def _text_of(value: Any, place: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [pair for index, entry in enumerate(value) for pair in _text_of(entry, f"{place}[{index}]")]
     return []
-
-
-@cache
-def _installed() -> frozenset[str]:
-    return frozenset(packages_distributions())

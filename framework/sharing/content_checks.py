@@ -10,6 +10,7 @@ from typing import Any
 from framework.data.labels import Labels
 from framework.data.raw_dataset import read_channel_names
 from framework.errors import CheckpointError, FoldwiseError, PlansError
+from framework.file_names import is_file_ending
 from framework.files import write_json, write_text
 from framework.plans import Plans
 from framework.sharing.bundle_files import INSTRUCTIONS
@@ -95,7 +96,7 @@ def _check_dataset(value: Any, name: str) -> None:
     except FoldwiseError as error:
         raise FoldwiseError(f"{name}: {printable(error)}") from None
     ending = value.get("file_ending")
-    if not isinstance(ending, str) or not re.fullmatch(r"(\.\w{1,10}){1,2}", ending):
+    if not is_file_ending(ending):
         raise FoldwiseError(f"{name}: 'file_ending' is {printable(repr(ending), 100)}, expected one such as .nii.gz.")
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from pathlib import Path
-from typing import Any
 
-from framework.data.restricted_pickle import load_pickle
+from framework.data.restricted_pickle import load_pickle, loads
 from framework.errors import FoldwiseError
 
 
@@ -28,31 +25,17 @@ def check_pickle(path: Path, name: str) -> None:
         raise FoldwiseError(str(error).replace(str(path), name)) from None
 
 
-class _Rule:
-    """Stands for nnU-Net's function; has no attributes that a pickle could set."""
-
-    __slots__ = ()
-
-
-_RULE = _Rule()
+_RULE = object()
 _RULES_HOME = (
     "nnunetv2.postprocessing.remove_connected_components",
     "remove_all_but_largest_component_from_segmentation",
 )
 
 
-class _RuleUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) != _RULES_HOME:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return _RULE
-
-
 def _is_postprocessing(content: bytes) -> bool:
     """Whether it is ``([function, ...], [its arguments, ...])`` with the known function only."""
     try:
-        value = _RuleUnpickler(io.BytesIO(content)).load()
-        functions, arguments = value
-    except Exception:  # damaged pickles fail in every conceivable way
+        functions, arguments = loads(content, also={_RULES_HOME: _RULE})
+        return all(function is _RULE for function in functions) and all(isinstance(entry, dict) for entry in arguments)
+    except (FoldwiseError, TypeError, ValueError):
         return False
-    return all(function is _RULE for function in functions) and all(isinstance(entry, dict) for entry in arguments)

@@ -299,7 +299,7 @@ def test_any_module_on_the_path_can_be_named(separator: str) -> None:
     [
         (Architecture("os.system", {}, ()), "no torch.nn.Module"),
         (Architecture("PlainConvUnet", {}, ()), "Did you mean 'PlainConvUNet'"),
-        (Architecture("nowhere.at_all.Net", {}, ()), "cannot be imported"),
+        (Architecture("nowhere.at_all.Net", {}, ()), "is not installed"),
         (Architecture("torch.nn.Nothing", {}, ()), "does not exist"),
         (Architecture("torch.nn.ReLU", {}, ()), "number of channels cannot be set"),
         (architecture("plain3d", n_convs_per_stage=[2]), "Did you mean 'n_conv_per_stage'"),

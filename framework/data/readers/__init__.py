@@ -16,6 +16,7 @@ from framework.data.readers.photographs import LOSSY_ENDINGS, NaturalImage2DIO
 from framework.data.readers.simpleitk import SimpleITKIO, SimpleITKIOWithReorient
 from framework.data.readers.tiff_volumes import Tiff3DIO
 from framework.errors import DatasetError, FoldwiseError, UnknownNameError
+from framework.validation import shown
 
 READERS: dict[str, type[ImageReader]] = {
     reader.__name__: reader
@@ -64,8 +65,10 @@ def reader_name_for(
     """
     wanted = (dataset_json or {}).get("overwrite_image_reader_writer")
     if wanted and wanted != "None":
-        if wanted not in READERS:
-            raise UnknownNameError("image reader", wanted, READERS, "dataset.json: overwrite_image_reader_writer")
+        if not isinstance(wanted, str) or wanted not in READERS:
+            raise UnknownNameError(
+                "image reader", shown(wanted), READERS, "dataset.json: overwrite_image_reader_writer"
+            )
         return str(wanted)
     ending = file_ending.lower()
     if ending in LOSSY_ENDINGS:

@@ -70,7 +70,13 @@ def _volume(path: Path) -> tuple[np.ndarray, np.ndarray, list[float], str]:
             "overwrite_image_reader_writer in dataset.json to SimpleITKIO, which reads 2D and 4D files as well."
         )
     volume = array.reshape(shape, order="F")
-    return volume, nifti_space.affine_of_header(header), list(header.spacing[:3]), header.real
+    affine = nifti_space.affine_of_header(header)
+    if not np.isfinite(affine).all() or not np.linalg.norm(affine[:3, :3], axis=0).all():
+        raise FoldwiseError(
+            f"{path} has an affine matrix that says of no voxel where it lies: {affine[:3].tolist()}. Correct its "
+            "header, or export it again."
+        )
+    return volume, affine, list(header.spacing[:3]), header.real
 
 
 def _refuse_other_formats(path: Path) -> None:

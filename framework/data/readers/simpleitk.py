@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class SimpleITKIOWithReorient(SimpleITKIO):
         array, geometry = _scalars(path)
         if array.ndim != 3:
             raise FoldwiseError(f"{path} has {array.ndim} dimensions, but {type(self).__name__} reads 3D volumes only.")
+        if not all(length > 0 and math.isfinite(length) for length in geometry["spacing"]):
+            raise FoldwiseError(
+                f"{path} says that its voxels measure {geometry['spacing']} mm, expected lengths above 0."
+            )
         turned, new_geometry, original = itk_files.reoriented(array, geometry, self._orientation)
         spacing = [abs(float(value)) for value in reversed(new_geometry["spacing"])]
         return turned[None], {"sitk_stuff": {**new_geometry, "original_orientation": original}, "spacing": spacing}

@@ -207,7 +207,10 @@ def test_texts_of_a_card_cannot_repaint_the_terminal(tmp_path: Path, capsys: pyt
         ({f"{MODEL}/plans.json": b"[" * 100_000}, "plans.json is not valid JSON"),
         ({f"{MODEL}/plans.json": b'{"a": ' + b"9" * 5000 + b"}"}, "plans.json is not valid JSON"),
         ({f"{MODEL}/plans.json": b"[]"}, "plans.json: this is no plans file"),
-        ({f"{MODEL}/plans.json": b'{"configurations": {"3d_fullres": {"UNet_class_name": 1}}}'}, "can be used"),
+        (
+            {f"{MODEL}/plans.json": b'{"configurations": {"3d_fullres": {"UNet_class_name": 1}}}'},
+            "UNet_class_name: found 1, expected text",
+        ),
         ({f"{MODEL}/plans.json": b'{"configurations": {"2d": {}}}'}, "configuration '3d_fullres' is not known"),
         ({f"{MODEL}/dataset.json": b'{"labels": {"background": 0}}'}, "nothing but background"),
         ({f"{MODEL}/fold_0/more.pth": b""}, "expected as fold_X/checkpoint_NAME.pth"),
