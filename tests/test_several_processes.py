@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -162,27 +164,61 @@ def test_a_rank_that_dies_or_hangs_is_started_again_and_nothing_is_lost(
     assert_same_training(tmp_path / MODEL, alone)
 
 
-def test_two_machines_train_together_under_torchrun_and_one_goes_on_alone(data: Path, alone: Path, tmp_path: Path):
-    # Two launchers that find each other, as on two machines, with one process each.
-    code_file = tmp_path / "code"
+def machine(
+    data: Path, results: Path, nodes: str, *options: str, holds_rendezvous: bool, **variables: str
+) -> subprocess.Popen[str]:
+    """A launcher with one process, as on one of two machines; those of one test find each other."""
+    port = 29500 + zlib.crc32(str(results).encode()) % 2000
+    rendezvous = f"is_host={int(holds_rendezvous)},keep_alive_interval=1,keep_alive_max_attempt=3,last_call_timeout=5"
     launcher = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1",
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{29500 + os.getpid() % 2000}", "--rdzv-id", "t",
-        "--local-addr", "127.0.0.1", "-m", "framework.commands.train",
-        *command("--hook", f"{data / 'hooks.py'}:SignalRank1"),
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", nodes, "--nproc-per-node", "1",
+        "--max-restarts", "2",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "night",
+        "--rdzv-conf", rendezvous, "--local-addr", "127.0.0.1",
+        "-m", "framework.commands.train", *command(*options),
     ]  # fmt: skip
-    variables = environment(data, tmp_path) | {"FW_EXIT_CODE_FILE": str(code_file)}
-    machines = [
-        subprocess.Popen(launcher, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)
-    ]
-    printed = [machine.communicate(timeout=300)[0] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], printed
-    assert code_file.read_text().strip() == "75"
-    code, text = run(
-        data, tmp_path, "--c", launcher=("torch.distributed.run", "--standalone", "-m", "framework.commands.train")
+    return subprocess.Popen(
+        launcher,
+        env=environment(data, results) | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
+
+
+def test_two_machines_train_together_under_torchrun_and_one_goes_on_alone(data: Path, alone: Path, tmp_path: Path):
+    code_file = tmp_path / "code"
+    signal_one = ("--hook", f"{data / 'hooks.py'}:SignalRank1")
+    machines = [
+        machine(data, tmp_path, "2", *signal_one, holds_rendezvous=first, FW_EXIT_CODE_FILE=str(code_file))
+        for first in (True, False)
+    ]
+    printed = [each.communicate(timeout=300)[0] for each in machines]
+    assert [each.returncode for each in machines] == [0, 0], printed
+    assert code_file.read_text().strip() == "75"
+    torchrun = ("torch.distributed.run", "--standalone", "-m", "framework.commands.train")
+    code, text = run(data, tmp_path, "--c", launcher=torchrun)
     assert code == 0, text
+    assert_same_training(tmp_path / MODEL, alone)
+
+
+def processes_of(launcher: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+
+
+def test_a_machine_that_is_lost_leaves_the_other_to_finish(data: Path, alone: Path, tmp_path: Path):
+    first = machine(data, tmp_path, "1:2", holds_rendezvous=True)
+    second = machine(data, tmp_path, "1:2", holds_rendezvous=False)
+    assert first.stdout is not None
+    printed = ""
+    while "epoch 2/5" not in printed and first.poll() is None:
+        printed += first.stdout.readline()
+    for process in (*processes_of(second.pid), second.pid):
+        os.kill(process, signal.SIGKILL)
+    printed += first.communicate(timeout=300)[0]
+    assert first.returncode == 0, printed
+    assert "resuming from checkpoint_" in printed
     assert_same_training(tmp_path / MODEL, alone)
 
 
