@@ -204,7 +204,7 @@ def listed_cases(folder: Path, listing: Any, problems: list[ListingProblem]) -> 
             problems.append(ListingProblem("dataset-list", what, cases=(name,)))
             continue
         paths = [_expanded(folder, text) for text in (*images, label)]
-        absent = [str(path) for path in paths if not path.exists()]
+        absent = [str(path) for path in paths if not os.path.exists(path)]  # also where no file could be so named
         missing += absent
         lacking += [name] if absent else []
         cases[name] = RawCase(name, tuple(paths[:-1]), paths[-1])
@@ -222,4 +222,4 @@ def _expanded(folder: Path, text: str) -> Path:
 
 def _named(names: list[str]) -> str:
     more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(names[:_NUM_NAMED]) + more
+    return ", ".join(f"{name:.300}" for name in names[:_NUM_NAMED]) + more
