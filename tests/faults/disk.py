@@ -38,13 +38,14 @@ def refusals(chance: random.Random) -> list[Refusal]:
         return Fault(place, number, chance.choice(errors.get(place, _ERRORS)), path, times)
 
     def unstarted(path: str, place: str, number: int = 1) -> Fault:
-        """For files that libraries write by themselves."""
+        """For files that are not written by us."""
         return Fault(place, number, chance.choice(_ERRORS), path, 0)
 
     rules = [
         Refusal(refused("checkpoint_latest", chance.randint(2, 3)), True, "checkpoint_latest.pth"),
         Refusal(refused("checkpoint_latest", 1), True, "checkpoint_latest.pth"),
-        Refusal(refused("checkpoint_best", 1), True, "checkpoint_best.pth"),
+        # A second name of a file, which is never opened.
+        Refusal(unstarted("checkpoint_best", chance.choice(("fsync", "replace"))), True, "checkpoint_best.pth"),
         Refusal(unstarted("checkpoint_earlier_1", "replace"), True, "checkpoint_earlier_1.pth"),
         Refusal(refused("checkpoint_final", 1), True, "checkpoint_final.pth"),
         Refusal(refused("checkpoint_", chance.randint(1, 4), times=1), False, ""),  # a moment only

@@ -4,7 +4,7 @@ FAULT is ``PLACE[/NUMBER[/ACTION[/PATH[/TIMES]]]]``: what happens when a place i
 
     step/7/KILL                          kill -9 before the seventh step
     replace/2/TERM/checkpoint_latest     SIGTERM just before the second rename to checkpoint_latest.pth
-    write/1/ENOSPC/checkpoint_best/0     from its first write on, the disk is full for checkpoint_best.pth
+    write/1/ENOSPC/checkpoint_final/0    from its first write on, the disk is full for checkpoint_final.pth
     on_epoch_end/2/LIMIT                 after two epochs no file may become longer than 100 kB (a real limit)
 
 The product holds no code for this: functions that it calls are replaced before it starts.

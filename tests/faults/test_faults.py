@@ -38,7 +38,7 @@ def test_no_fault_loses_anything(tmp_path: Path, shared_data: Path):
     assert result.returncode == 0
 
 
-@pytest.mark.parametrize("text", ["on_update/7/KILL//1", "write/1/ENOSPC/checkpoint_best/0"])
+@pytest.mark.parametrize("text", ["on_update/7/KILL//1", "write/1/ENOSPC/checkpoint_final/0"])
 def test_a_fault_can_be_told_and_repeated(text: str):
     assert str(Fault.of_text(text)) == text
 
