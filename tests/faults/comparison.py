@@ -50,7 +50,7 @@ def what_is_broken(run: Path, a_checkpoint_was_written: bool) -> list[str]:
     """What must hold at any instant, and does not: files that are there are whole, and a checkpoint stays."""
     problems = []
     for path in [run / "plans.json", *run.glob("validation/*.json"), run / "validation/.predicted.json"]:
-        if path.exists():
+        if path.exists() and not TEMPORARY_NAME.fullmatch(path.name):
             problems += _json_problem(path, path.read_text())
     if (run / "history.jsonl").exists():
         for line in (run / "history.jsonl").read_text().splitlines():
