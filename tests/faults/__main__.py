@@ -33,7 +33,7 @@ Job = Callable[[], Outcome]
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="everything that is drawn follows from it")
-    parser.add_argument("--kills", type=int, default=100, metavar="N")
+    parser.add_argument("--kills", type=int, default=140, metavar="N", help="some come too late to hit")
     parser.add_argument("--disk", type=int, default=22, metavar="N", help="disk faults; 22 are all rules once")
     parser.add_argument("--damage", type=int, default=21, metavar="N", help="damaged files; 21 are all targets once")
     parser.add_argument("--at-once", type=int, default=2, metavar="N", help="trainings at the same time")
