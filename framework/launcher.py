@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -12,9 +11,9 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from framework.errors import FoldwiseError
+from framework.stop_signal import end_signals_call
 
 EXIT_CODE_FILE = "FW_EXIT_CODE_FILE"
 """Variable that names a file for the exit code. torchrun takes any code but 0 for a failure, to be mended by starting
@@ -122,18 +121,14 @@ class _SignalsPassedOn:
         self.folder = folder
         self.received: list[int] = []
         self._told: set[tuple[int, int]] = set()  # which signal, to which process
-        self._previous: dict[int, Any] = {}
+        self._block = end_signals_call(self._note)
 
     def __enter__(self) -> _SignalsPassedOn:
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-            number = getattr(signal, name, None)
-            if number is not None:
-                self._previous[number] = signal.signal(number, self._note)
+        self._block.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._block.__exit__(None, None, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received.append(number)

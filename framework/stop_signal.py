@@ -5,11 +5,28 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _SECOND_SIGNAL_AFTER_SECONDS = 2.0
+
+
+@contextmanager
+def end_signals_call(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While the block runs, SIGTERM, SIGINT and SIGUSR1 call `handler`; outside the main thread nothing changes."""
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows signal handlers nowhere else
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                previous[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, former in previous.items():
+            signal.signal(number, former)
 
 
 class StopSignal:
@@ -26,22 +43,17 @@ class StopSignal:
         self._on_signal = on_signal
         self.received: int | None = None
         self._noted_at = 0.0
-        self._previous: dict[int, Any] = {}
+        self._block = end_signals_call(self._note)
 
     def __call__(self) -> bool:
         return self.received is not None
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers nowhere else
-            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-                number = getattr(signal, name, None)
-                if number is not None:
-                    self._previous[number] = signal.signal(number, self._note)
+        self._block.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._block.__exit__(None, None, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
