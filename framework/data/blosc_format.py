@@ -110,9 +110,10 @@ _LONGEST_HEAD = 1 << 16
 def _refuse_programs(path: Path) -> None:
     """OSError for a file that is no array of numbers but a description of how to compute one."""
     with open(path, "rb") as file:
-        head = file.read(_LONGEST_HEAD)
-    length = int.from_bytes(head[11:15], "big")  # behind two bytes, "b2frame" with a zero, and the type of this number
-    if length > _LONGEST_HEAD or any(name in head[:length] for name in _PROGRAMS):
+        start = file.read(15)
+        length = int.from_bytes(start[11:], "big")  # behind two bytes, "b2frame" with a zero, the type of this number
+        head = start + file.read(min(length, _LONGEST_HEAD))
+    if length > _LONGEST_HEAD or any(name in head for name in _PROGRAMS):
         raise OSError("it holds no array, but an expression or a function that would be run")
 
 
