@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from framework.errors import FoldwiseError
@@ -147,10 +148,18 @@ def add_code_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def vouch_for_code(options: argparse.Namespace) -> None:
-    """Take the user's word for the code on the command line."""
-    from framework.named_code import vouch_for
+    """Take the user's word for the code on the command line.
+
+    Raises:
+        FoldwiseError: ``--code`` names a file that does not exist.
+    """
+    from framework.named_code import module_of, names_a_file, vouch_for
 
     for location in options.code:
+        if names_a_file(location) and not Path(module_of(location)).expanduser().is_file():
+            raise FoldwiseError(
+                f"--code {location}: there is no such file. Give the path of a Python file, or a module."
+            )
         vouch_for(location)
     if options.trainer and ":" in options.trainer:
         vouch_for(options.trainer)

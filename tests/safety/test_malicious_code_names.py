@@ -280,6 +280,12 @@ def test_what_is_no_name_of_a_class_is_refused(location: Any):
     assert isinstance(why_not_run(location), str)
 
 
+def test_code_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    use_roots(tmp_path, monkeypatch)
+    assert fw_train(["7", "3d_fullres", "0", "--code", "trapp.py"]) == 2
+    assert "--code trapp.py: there is no such file" in capsys.readouterr().err
+
+
 def test_plans_need_no_code_to_be_read(marker: Path):
     plans = Plans(plans_with(trainer="trap.py:Trap", augmentation={"trap.py:TrapTransform": {}}))
     assert plans.configuration("3d_fullres").trainer == "trap.py:Trap"
