@@ -18,6 +18,7 @@ DONE, DEFECT, WRONG_INPUT, REQUEUE, INTERRUPTED = 0, 1, 2, 75, 130
 is what a shell gives for a program that Ctrl-C has ended."""
 
 
+_USUAL_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 _OF_THE_DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE
 )  # fmt: skip
@@ -107,6 +108,13 @@ def chosen_datasets(parser: argparse.ArgumentParser, options: argparse.Namespace
     datasets = [*options.dataset, *options.dataset_option]
     if not datasets:
         parser.error("which dataset? Give an id, DatasetXXX_Name, or a name.")
+    # Other commands take DATASET CONFIG; here the second word would be one more dataset.
+    mistaken = [name for name in options.dataset if name in _USUAL_CONFIGURATIONS]
+    if mistaken:
+        words = [parser.prog, *(name for name in datasets if name not in mistaken)]
+        if hasattr(options, "configurations"):
+            words += ["-c", *mistaken]
+        parser.error(f"'{mistaken[0]}' is a configuration, not a dataset. Did you mean {' '.join(words)} ?")
     return list(dict.fromkeys(datasets))
 
 

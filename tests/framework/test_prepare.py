@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from framework.commands.plan import main as fw_plan
 from framework.commands.preprocess import main as fw_preprocess
 from framework.data.image_io import check_case
 from framework.data.raw_dataset import RawDataset
@@ -377,6 +378,25 @@ def test_the_command_takes_several_datasets_and_a_bad_one_does_not_stop_the_next
     for configuration in ("2d", "3d_fullres"):
         folder = tmp_path / "preprocessed" / "Dataset008_Other" / f"laptop_{configuration}"
         assert CaseStore(folder, mode="packed").case_names == ["ball_0", "ball_1", "ball_2"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "right"),
+    [
+        (fw_preprocess, ["7", "3d_fullres", "2d"], "fw_preprocess 7 -c 3d_fullres 2d ?"),
+        (fw_preprocess, ["3d_fullres", "-d", "7", "8"], "fw_preprocess 7 8 -c 3d_fullres ?"),
+        (fw_plan, ["7", "2d"], "fw_plan 7 ?"),
+    ],
+)
+def test_a_configuration_in_the_place_of_a_dataset_is_told_before_anything_is_done(
+    command: Any, arguments: list[str], right: str, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as caught:
+        command(arguments)
+    assert caught.value.code == 2
+    assert right in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("numbers", [["0"], ["1", "2", "3"]])
