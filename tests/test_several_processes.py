@@ -158,7 +158,7 @@ def test_a_rank_that_dies_or_hangs_is_started_again_and_nothing_is_lost(
     code, printed = run(data, tmp_path, *options)
     assert code == 0, printed
     if hook == "HangRank1":
-        assert "rank 1 has not answered for 6 s" in printed or "rank 1 has not moved on for 6 s" in printed
+        assert "rank 1 has not answered for 6 s" in printed or "rank 1 has not moved on for 6 s" in printed, printed
     assert "resuming from checkpoint_" in printed
     assert not list((tmp_path / MODEL).parent.glob("fold_0_before_*"))
     assert_same_training(tmp_path / MODEL, alone)

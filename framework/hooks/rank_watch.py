@@ -43,6 +43,8 @@ class RankWatch(Hook):
     def on_train_start(self, trainer: BaseTrainer) -> None:
         if trainer.ranks.size > 1:
             self._leave.clear()
+            # Before the first look: a process that hangs soon after this has begun to train, and is to be called so.
+            trainer.ranks.put(f"pulse/{trainer.ranks.rank}", own_pulse(0))
             timeout = _MINUTE * trainer.settings.rank_timeout_minutes
             self._thread = threading.Thread(
                 target=self._watch, args=(trainer, trainer.ranks, timeout), name="rank watch", daemon=True

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from framework.checkpoint import load_checkpoint
-from framework.hooks.rank_watch import Sighting
+from framework.hooks.rank_watch import RankWatch, Sighting
 from framework.rank_outputs import interleaved, merge_by_kind, merged
 from tests.framework import rank_scenarios as scenarios
 from tests.framework.rank_scenarios import AskOnRank, FailingToy, SharedToy, train
@@ -136,6 +137,18 @@ def test_a_rank_that_moves_waits_or_has_left_is_no_reason_to_complain():
     for second in range(100, 200, 5):
         assert not sighting.complaint(pulse(tick=second, beats=7, waits=True), float(second), timeout=10)
     assert not sighting.complaint(pulse(left=True), 1000.0, timeout=10)
+
+
+def test_a_rank_is_heard_of_from_the_first_moment_of_its_training():
+    published: dict[str, Any] = {}
+    others = SimpleNamespace(size=2, rank=1, is_main=False, put=published.__setitem__, look_up=lambda key: None)
+    trainer: Any = SimpleNamespace(ranks=others, settings=SimpleNamespace(rank_timeout_minutes=60.0), interrupted=False)
+    watch = RankWatch()
+    watch.seconds_between_looks = 3600.0
+    watch.on_train_start(trainer)
+    at_the_start = dict(published)
+    watch.on_teardown(trainer)
+    assert not at_the_start["pulse/1"]["left"]
 
 
 def test_a_rank_that_does_not_move_or_answer_is_named_with_its_place():
