@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.bf16_convolution import bf16_on_cpu
 from framework.errors import NonFiniteError
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -69,8 +68,6 @@ class ParameterUpdate:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision in which forward and loss are computed."""
-        if self.device.type == "cpu" and self.precision == "bf16":
-            return bf16_on_cpu()
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision != "fp32", cache_enabled=True)
 
     @property

@@ -32,6 +32,11 @@ class Console(Hook):
             f"{parameters / 1e6:.2f} million parameters, {trainer.settings.num_epochs} epochs of "
             f"{trainer.settings.iterations_per_epoch} iterations"
         )
+        if trainer.device.type == "cpu" and trainer.execution.precision == "bf16":
+            trainer.report(
+                "warning: training.precision is bf16 on a CPU. PyTorch's gradients can be wrong there, or crash the "
+                "process, where an image is smaller than a convolution's kernel. Use fp32, unless you check them."
+            )
 
     def on_step_end(self, trainer: BaseTrainer, outputs: dict[str, Any]) -> None:
         now = time.monotonic()

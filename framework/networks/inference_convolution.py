@@ -1,6 +1,6 @@
 """Convolutions of a network that only predicts, on CPUs: the same sums, by the shortest way.
 
-Used under `torch.inference_mode`; training (but for `upsample`) and everything unusual takes the modules as they are.
+Used under `torch.inference_mode` only; training and everything unusual takes the modules as they are.
 
 - PyTorch gives a 3D convolution of a single image to a routine four times slower than the one for batches of
   two. Here both take the fast one.
@@ -29,13 +29,8 @@ def predicts_on_cpu(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not is_looked_at()
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export())
     )
-
-
-def is_looked_at() -> bool:
-    """Whether a compiler or an exporter watches: it must see the modules, and joins them itself."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def is_own_convolution(layer: Any) -> bool:
@@ -93,10 +88,8 @@ def upsample(layer: Any, x: Tensor) -> Tensor:
     if not (
         type(layer) in (nn.ConvTranspose2d, nn.ConvTranspose3d)
         and not _has_hooks(layer)
-        and x.device.type == "cpu"
-        # Mixed precision converts what goes into the product, as it would for the module.
-        and (layer.weight.dtype == x.dtype or torch.is_autocast_enabled("cpu"))
-        and not is_looked_at()
+        and predicts_on_cpu(x)
+        and layer.weight.dtype == torch.float32
         and layer.kernel_size == layer.stride
         and not any((*layer.padding, *layer.output_padding))
         and layer.groups == 1

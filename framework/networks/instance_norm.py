@@ -4,7 +4,7 @@ PyTorch normalises instances with the kernels of batch norm. On a CPU these walk
 slower than plain arithmetic does; for channels-last tensors the call also copies its input and its gradient,
 and the kernel that would need no copy adds up in a way that loses half of the digits. So both passes are
 written out here as sums and products of whole rows. Two tensors are kept for the backward pass, as many as
-the two modules keep. In mixed precision what is kept, comes and goes is bfloat16; the arithmetic is float32.
+the two modules keep.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from framework.networks.inference_convolution import is_looked_at
-
 _NUMBERS_IN_A_BLOCK = 2**18
 """1 MiB: half of the second cache of a usual core, far more than what calling an operation costs."""
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -27,14 +25,14 @@ def can_join(norm: Any, nonlin: Any, x: Tensor) -> bool:
     """Whether `instance_norm_activation` computes exactly what calling the two modules would."""
     return bool(
         x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.dtype == torch.float32
         and type(norm) in _INSTANCE_NORMS
         and norm.affine
         and not norm.track_running_stats
         and (nonlin is None or (type(nonlin) is nn.LeakyReLU and nonlin.negative_slope > 0))
         and x[0, 0].numel() > 1
-        # Hooks must see the modules called.
-        and not is_looked_at()
+        # Compilers and exporters join the two modules themselves; hooks must see them called.
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export())
         and not any(module._forward_hooks or module._forward_pre_hooks for module in (norm, nonlin) if module)
     )
 
@@ -119,8 +117,8 @@ class _InstanceNormActivation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, slope: float) -> Tensor:
-        rows, dtype = _Rows(x), x.dtype
-        x = rows.of(x).float()
+        rows = _Rows(x)
+        x = rows.of(x)
         centred = x - rows.spread(rows.mean(x))
         inverse_std = torch.rsqrt(rows.mean(centred * centred) + eps)
         y = centred * rows.spread(weight * inverse_std)
@@ -128,20 +126,19 @@ class _InstanceNormActivation(torch.autograd.Function):
         if slope != 1.0:
             nn.functional.leaky_relu_(y, slope)
         ctx.rows, ctx.slope = rows, slope
-        y = rows.back(y.to(dtype))
-        ctx.save_for_backward(centred.to(dtype), weight, inverse_std, y)
+        y = rows.back(y)
+        ctx.save_for_backward(centred, weight, inverse_std, y)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         centred, weight, inverse_std, y = ctx.saved_tensors
-        rows, dtype = ctx.rows, gradient.dtype
+        rows = ctx.rows
         gradient = rows.of(gradient)
         if ctx.slope != 1.0:
             # The output has the sign of what went into the activation, because the slope is positive.
             gradient = torch.ops.aten.leaky_relu_backward(gradient, rows.of(y), ctx.slope, True)
-        gradient, centred = gradient.float(), centred.float()
         mean_gradient = rows.mean(gradient)
         mean_product = rows.mean(gradient * centred)
         # With z = centred * inverse_std: dL/dx = weight * inverse_std * (g - mean(g) - z * mean(g * z)).
@@ -151,4 +148,4 @@ class _InstanceNormActivation(torch.autograd.Function):
         gradient_x -= rows.spread(scale * mean_gradient)
         gradient_weight = (inverse_std * mean_product).sum(0) * rows.num_voxels
         gradient_bias = mean_gradient.sum(0) * rows.num_voxels
-        return rows.back(gradient_x.to(dtype)), gradient_weight, gradient_bias, None, None
+        return rows.back(gradient_x), gradient_weight, gradient_bias, None, None

@@ -14,7 +14,7 @@ from framework.base_trainer import BaseTrainer
 from framework.errors import FoldwiseError
 from framework.history import History
 from framework.hook import Hook
-from framework.hooks.console import duration_text
+from framework.hooks.console import Console, duration_text
 from framework.hooks.early_stopping import EarlyStopping
 from framework.hooks.progress_plot import draw_progress
 from framework.run_folder import RunFolder
@@ -158,6 +158,15 @@ def test_the_log_file_holds_what_was_reported(tmp_path: Path, capsys: pytest.Cap
     log = next(tmp_path.glob("training_log_*.txt")).read_text()
     assert "epoch 2/2" in printed
     assert "epoch 2/2" in log
+
+
+@pytest.mark.parametrize(("precision", "warned"), [("bf16", True), ("fp32", False), ("auto", False)])
+def test_bf16_on_a_cpu_comes_with_a_warning(precision: str, warned: bool):
+    trainer, said = ToyTrainer(toy_settings(precision=precision), device="cpu"), []
+    trainer.report = said.append
+    trainer.setup()
+    Console().on_train_start(trainer)
+    assert any("bf16 on a CPU" in line for line in said) == warned
 
 
 def test_a_training_of_days_on_a_cpu_names_the_way_out():

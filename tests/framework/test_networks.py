@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from framework.allocator import keep_freed_memory
-from framework.bf16_convolution import bf16_on_cpu
 from framework.device import memory_format_for
 from framework.errors import PlansError
 from framework.networks import (
@@ -257,51 +255,6 @@ def test_joined_norm_and_activation_equal_the_two_modules(slope: float | None, a
     assert torch.allclose(data.grad.double(), exact_data.grad, atol=1e-5)
     assert torch.allclose(norm.weight.grad.double(), exact_norm.weight.grad, atol=2e-3)
     assert torch.allclose(norm.bias.grad.double(), exact_norm.bias.grad, atol=1e-4)
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_joined_norm_and_activation_in_bf16_round_only_what_comes_and_goes(channels_last: bool) -> None:
-    torch.manual_seed(2)
-    norm, nonlin = nn.InstanceNorm3d(6, affine=True), nn.LeakyReLU(0.01, inplace=True)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    layout = torch.channels_last_3d if channels_last else torch.contiguous_format
-    data = torch.randn(3, 6, 8, 10, 12).bfloat16().to(memory_format=layout).requires_grad_()
-    gradient = torch.randn(data.shape).bfloat16()
-    assert can_join(norm, nonlin, data)
-    output = instance_norm_activation(data, norm, nonlin)
-    output.backward(gradient)
-
-    exact_norm, exact_data = copy.deepcopy(norm).double(), data.detach().double().requires_grad_()
-    exact_norm.zero_grad()
-    exact = nn.functional.leaky_relu(exact_norm(exact_data), 0.01)
-    exact.backward(gradient.double())
-    assert output.dtype == data.grad.dtype == torch.bfloat16
-    assert norm.weight.grad.dtype == norm.bias.grad.dtype == torch.float32
-    assert output.is_contiguous(memory_format=layout)
-    # One rounding to 8 bits: relative 2^-9. The gradient goes through two, and the centred input through one.
-    assert torch.allclose(output.double(), exact, rtol=2**-8, atol=1e-5)
-    assert torch.allclose(data.grad.double(), exact_data.grad, rtol=2**-7, atol=0.01)
-    assert torch.allclose(norm.weight.grad.double(), exact_norm.weight.grad, rtol=0.01, atol=0.1)
-    assert torch.allclose(norm.bias.grad.double(), exact_norm.bias.grad, rtol=0.01, atol=0.1)
-
-
-@pytest.mark.parametrize("name", ["plain3d", "residual3d", "plain2d"])
-def test_bf16_changes_loss_and_gradients_by_its_rounding_only(name: str) -> None:
-    found = {}
-    for enabled in (False, True):
-        network, data = build(name), some_input(name)
-        layout = torch.channels_last if data.ndim == 4 else torch.channels_last_3d
-        network, data = network.to(memory_format=layout), data.to(memory_format=layout)
-        with bf16_on_cpu() if enabled else nullcontext():
-            loss = sum(output.float().square().mean() for output in network(data))
-        loss.backward()
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-        assert all(gradient.dtype == torch.float32 for gradient in gradients)
-        found[enabled] = loss.item(), torch.cat([gradient.flatten() for gradient in gradients])
-    assert found[True][0] != found[False][0]
-    assert found[True][0] == pytest.approx(found[False][0], rel=0.02)
-    assert nn.functional.cosine_similarity(found[True][1], found[False][1], dim=0) > 0.97
 
 
 def test_gradients_do_not_depend_on_the_memory_layout() -> None:
