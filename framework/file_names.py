@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+USUAL_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+"""nnU-Net's, in its order: where two models score the same, the first one wins."""
 _LONGEST = 200
 """Bytes; file systems take 255, and we add endings."""
 _ENDING = re.compile(r"(\.\w{1,10}){1,2}")

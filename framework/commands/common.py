@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import FoldwiseError
+from framework.file_names import USUAL_CONFIGURATIONS
 
 DONE, DEFECT, WRONG_INPUT, REQUEUE, INTERRUPTED = 0, 1, 2, 75, 130
 """Exit codes: 75 means that a signal stopped the run, a checkpoint is saved, and the same command with --c goes on; 130
 is what a shell gives for a program that Ctrl-C has ended."""
 
 
-_USUAL_CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 _OF_THE_DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE
 )  # fmt: skip
@@ -109,7 +109,7 @@ def chosen_datasets(parser: argparse.ArgumentParser, options: argparse.Namespace
     if not datasets:
         parser.error("which dataset? Give an id, DatasetXXX_Name, or a name.")
     # Other commands take DATASET CONFIG; here the second word would be one more dataset.
-    mistaken = [name for name in options.dataset if name in _USUAL_CONFIGURATIONS]
+    mistaken = [name for name in options.dataset if name in USUAL_CONFIGURATIONS]
     if mistaken:
         words = [parser.prog, *(name for name in datasets if name not in mistaken)]
         if hasattr(options, "configurations"):

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framework.errors import FoldwiseError, UnknownNameError
+from framework.file_names import USUAL_CONFIGURATIONS
 from framework.files import read_json
 from framework.plans import Plans
 from framework.roots import results_root
-
-_USUAL_ORDER = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
-"""nnU-Net's; where two models score the same, the first one wins."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,8 @@ def _models_in(folder: Path, dataset: str) -> list[Model]:
             found.append(Model(dataset, trainer, plans, configuration, path))
 
     def order(model: Model) -> tuple[str, int, str, str]:
-        usual = _USUAL_ORDER.index(model.configuration) if model.configuration in _USUAL_ORDER else len(_USUAL_ORDER)
+        order = USUAL_CONFIGURATIONS
+        usual = order.index(model.configuration) if model.configuration in order else len(order)
         return model.trainer, usual, model.configuration, model.plans
 
     return sorted(found, key=order)

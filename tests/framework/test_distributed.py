@@ -19,14 +19,7 @@ from tests.framework.toy_trainer import ToyTrainer
 from tests.ranks import RankResult, run_on_ranks, start_on_ranks
 
 SCENARIOS = "tests.framework.rank_scenarios"
-# In bf16 the parts of a batch are rounded apart from the whole.
-LONGER = {
-    "num_epochs": 3,
-    "iterations_per_epoch": 4,
-    "validation_iterations_per_epoch": 5,
-    "initial_lr": 0.003,
-    "precision": "fp32",
-}
+LONGER = {"num_epochs": 3, "iterations_per_epoch": 4, "validation_iterations_per_epoch": 5, "initial_lr": 0.003}
 
 
 def equal(first: dict[str, Any], second: dict[str, Any], tolerance: float) -> None:
