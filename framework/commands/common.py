@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ _OF_THE_DISK = (
 
 def run_command(command: Callable[[], int]) -> int:
     """Run it; a user's mistake becomes one message and exit code 2, never a traceback."""
+    _tell_where_it_crashes()
     try:
         return command()
     except FoldwiseError as error:
@@ -46,6 +48,14 @@ def run_command(command: Callable[[], int]) -> int:
         return INTERRUPTED
     finally:
         _end_output()
+
+
+def _tell_where_it_crashes() -> None:
+    """A crash inside a library ends the process with one line of the system, or none; with this, also with what every
+    thread was doing."""
+    if not faulthandler.is_enabled():
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # there may be no stderr, or one that is no file
+            faulthandler.enable()
 
 
 def _tell(text: str) -> None:
