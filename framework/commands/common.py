@@ -54,7 +54,8 @@ def _tell_where_it_crashes() -> None:
     """A crash inside a library ends the process with one line of the system, or none; with this, also with what every
     thread was doing."""
     if not faulthandler.is_enabled():
-        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # there may be no stderr, or one that is no file
+        # There may be no stderr, or one that is no file.
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):
             faulthandler.enable()
 
 

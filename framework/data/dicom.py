@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from framework.data.itk_files import geometry_of, last_line
+from framework.data.itk_lock import one_at_a_time
 from framework.errors import FoldwiseError
 
 _ENDINGS = (".dcm", ".ima")
@@ -25,6 +26,7 @@ def holds_dicom(folder: Path | str) -> bool:
     return next(_dicom_files(folder), None) is not None
 
 
+@one_at_a_time
 def read_series(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """The one series in a folder: (Z, Y, X) float32 in order of position, rescaled, and ITK's geometry.
 

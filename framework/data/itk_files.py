@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from framework.data import nifti, tiff
+from framework.data.itk_lock import one_at_a_time
 from framework.data.memory import refuse_impossible_size
 from framework.errors import FoldwiseError
 
@@ -26,8 +27,6 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
     Raises:
         FoldwiseError: the file is missing, truncated, or no image.
     """
-    import SimpleITK
-
     if not path.is_file():
         raise FoldwiseError(f"{path} does not exist.")
     is_nifti = path.name.lower().endswith((".nii", ".nii.gz"))
@@ -35,7 +34,14 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any], int]:
     _refuse_truncated_gipl(path)
     _refuse_other_files(path)
     # Without a name, all of ITK's readers in turn would look into the file first.
-    image_io = "NiftiImageIO" if is_nifti else ""
+    return _read_with_itk(path, "NiftiImageIO" if is_nifti else "", voxels)
+
+
+@one_at_a_time
+def _read_with_itk(path: Path, image_io: str, voxels: np.ndarray | None) -> tuple[np.ndarray, dict[str, Any], int]:
+    """As `read`; `voxels` are taken in place of ITK's where it sees as many."""
+    import SimpleITK
+
     try:
         reader = SimpleITK.ImageFileReader()
         reader.SetImageIO(image_io)
@@ -116,12 +122,10 @@ def write(array: np.ndarray, path: Path, geometry: dict[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written completely, for example on a full disk.
     """
-    import SimpleITK
-
     # The two-file formats are written as one file: a second one would not be renamed along with the first.
     whole = path.with_suffix(_ONE_FILE.get(path.suffix.lower(), path.suffix))
     try:
-        SimpleITK.WriteImage(_image(array, geometry), str(whole), True)
+        _write_with_itk(array, whole, geometry)
         os.replace(whole, path)
     except RuntimeError as error:
         whole.unlink(missing_ok=True)
@@ -135,6 +139,14 @@ def write(array: np.ndarray, path: Path, geometry: dict[str, Any]) -> None:
         raise OSError("less was written than should be, is the disk full?") from error
 
 
+@one_at_a_time
+def _write_with_itk(array: np.ndarray, path: Path, geometry: dict[str, Any]) -> None:
+    import SimpleITK
+
+    SimpleITK.WriteImage(_image(array, geometry), str(path), True)
+
+
+@one_at_a_time
 def reoriented(array: np.ndarray, geometry: dict[str, Any], orientation: str) -> tuple[np.ndarray, dict[str, Any], str]:
     """A 3D volume turned to an orientation in ITK's letters ("RAS"), its geometry, and its orientation before."""
     import SimpleITK

@@ -77,9 +77,11 @@ def draw_progress(history: History, path: Path, class_names: Sequence[str] = ())
         line(overlap, "mean_fg_dice", "mean Dice", color="tab:green", linestyle=":")
         line(overlap, "ema_fg_dice", "mean Dice, moving average", color="tab:green")
         overlap.set(ylim=(0, 1), ylabel="Dice of validation patches")
-        # One legend, on the upper axes: a legend of the lower ones would be drawn over by the other lines.
+        # One legend for both axes, above them: curves run everywhere.
         lines = [*losses.lines, *overlap.lines]
-        overlap.legend(lines, [entry.get_label() for entry in lines], loc="center right")
+        labels = [entry.get_label() for entry in lines]
+        losses.legend(lines, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+        losses.set(title="", ylabel="loss")
     else:
         losses.legend(loc="upper right")
 

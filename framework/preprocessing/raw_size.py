@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 
+from framework.data.itk_lock import one_at_a_time
 from framework.data.raw_dataset import RawCase
 
 _NUM_HEADERS = 5
@@ -25,6 +26,7 @@ def _size(path: Path) -> int:
         return 0  # reading it will tell what is wrong
 
 
+@one_at_a_time
 def _values_in(path: Path) -> int:
     import SimpleITK
 
