@@ -1,7 +1,7 @@
 """One call of ITK at a time, whatever the number of threads.
 
 SimpleITK lets other threads run while it works, and ITK's readers and writers are not safe beside each other in one
-process: once in a hundred validations or so the heap was damaged (docs/decisions/0016-one-call-of-itk-at-a-time.md).
+process: they are the probable cause of damage to the heap (docs/decisions/0016-one-call-of-itk-at-a-time.md).
 """
 
 from __future__ import annotations

@@ -71,19 +71,17 @@ def draw_progress(history: History, path: Path, class_names: Sequence[str] = ())
 
     line(losses, "train_loss", "training loss", color="tab:blue")
     line(losses, "val_loss", "validation loss", color="tab:red")
-    losses.set(title="Loss", xlabel="epoch")
+    losses.set(xlabel="epoch", ylabel="loss")
+    lines = list(losses.lines)
     if "mean_fg_dice" in history:
         overlap = losses.twinx()
         line(overlap, "mean_fg_dice", "mean Dice", color="tab:green", linestyle=":")
         line(overlap, "ema_fg_dice", "mean Dice, moving average", color="tab:green")
         overlap.set(ylim=(0, 1), ylabel="Dice of validation patches")
-        # One legend for both axes, above them: curves run everywhere.
-        lines = [*losses.lines, *overlap.lines]
-        labels = [entry.get_label() for entry in lines]
-        losses.legend(lines, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-        losses.set(title="", ylabel="loss")
-    else:
-        losses.legend(loc="upper right")
+        lines += overlap.lines
+    # One legend for both axes, above them: curves run everywhere.
+    labels = [entry.get_label() for entry in lines]
+    losses.legend(lines, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
 
     if "dice_per_class_or_region" in history:
         rows = history["dice_per_class_or_region"]

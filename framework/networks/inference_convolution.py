@@ -62,7 +62,9 @@ def _fits(layer: Any, x: Tensor) -> bool:
         predicts_on_cpu(x)
         and x.ndim == layer.weight.ndim
         and x.shape[1] == layer.in_channels
-        and (x.shape[1] > 1 or layer.stride[-1] == 1)  # see `_pairs_fit`
+        # oneDNN confuses the strides of a single channel where the output is one voxel long along the last axis and the
+        # convolution strides along it: wrong results, with torch 2.13.
+        and (x.shape[1] > 1 or layer.stride[-1] == 1)
         and layer.weight.dtype == torch.float32
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
@@ -121,9 +123,7 @@ def _pairs_fit(layer: Any, x: Tensor) -> bool:
         2 * layer.out_channels <= lanes
         and layer.groups == 1
         and layer.stride[-1] == layer.dilation[-1] == 1
-        # Of one channel and one pair oneDNN's result is wrong: with a stride and an output one voxel wide it takes the
-        # strides of the image for others (torch 2.13).
-        and output_length > 2
+        and output_length > 2  # for one pair see `_fits`: pairs are strided over
         and output_length % 2 == 0
         # With one channel the plain layout and channels-last are the same memory.
         and x.is_contiguous(memory_format=_CHANNELS_LAST[x.ndim])
